@@ -1,0 +1,86 @@
+"""Checks at the borders of the library. Each message says what was wrong, what was expected and how to mend it."""
+
+import difflib
+from collections.abc import Collection, Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+# torch refuses these as names in a ModuleDict, because they are names of its own methods and attributes.
+RESERVED_NAMES = frozenset(dir(torch.nn.ModuleDict())) | {""}
+
+
+def require_shape(name: str, tensor: Tensor, expected: Mapping[str, int], mend: str) -> None:
+    """Raise ValueError unless ``tensor`` has the expected size along every named axis."""
+    if tuple(tensor.shape) != tuple(expected.values()):
+        axes = ", ".join(f"{axis}={size}" for axis, size in expected.items())
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}. Expected ({axes}). {mend}")
+
+
+def require_axes(name: str, tensor: Tensor, axes: Collection[str], mend: str) -> None:
+    """Raise ValueError unless ``tensor`` has as many axes as are named."""
+    if tensor.dim() != len(axes):
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}. Expected ({', '.join(axes)}). {mend}")
+
+
+def require_mask(name: str, mask: Tensor, expected: Mapping[str, int]) -> None:
+    """Raise unless ``mask`` is boolean and has the expected shape."""
+    if mask.dtype != torch.bool:
+        raise TypeError(f"{name} has dtype {mask.dtype}. Expected torch.bool with True where real. Use mask.bool().")
+    require_shape(name, mask, expected, "A mask has one value for each entry of these axes, and no others.")
+
+
+def require_names(owner: str, given: Collection[str], expected: Collection[str], mend: str) -> None:
+    """Raise ValueError unless every expected name is given."""
+    if missing := sorted(set(expected) - set(given)):
+        raise ValueError(f"{owner} got no {missing}, only {sorted(given)}. Expected {sorted(expected)}. {mend}")
+
+
+def require_known_names(owner: str, given: Iterable[str], known: Iterable[str], kind: str) -> None:
+    """Raise ValueError if a name is given that is not one of ``known``."""
+    known = list(known)
+    for name in given:
+        if name not in known:
+            raise ValueError(
+                f"{owner}: unknown {kind} {name!r}. Expected one of {sorted(known)}.{nearest(name, known)}"
+            )
+
+
+def require_free_names(owner: str, names: Collection[str]) -> None:
+    """Raise ValueError for a name that torch cannot hold in a ModuleDict."""
+    for name in names:
+        if not isinstance(name, str) or "." in name or name in RESERVED_NAMES:
+            raise ValueError(
+                f"{owner} cannot be named {name!r}, because nn.ModuleDict has that name already, or cannot hold it. "
+                f"Expected another name. Write {str(name).replace('.', '_') or 'x'}_ for example."
+            )
+
+
+def require_positive(owner: str, **sizes: int | float) -> None:
+    """Raise ValueError unless every named number is above zero."""
+    for name, size in sizes.items():
+        if not size > 0:
+            raise ValueError(f"{owner} got {name}={size}. Expected a number above 0. Choose a larger {name}.")
+
+
+def require_choice(owner: str, name: str, value: object, choices: Collection[object]) -> None:
+    """Raise ValueError unless ``value`` is one of ``choices``."""
+    if value not in choices:
+        hint = nearest(value, [c for c in choices if isinstance(c, str)]) if isinstance(value, str) else ""
+        raise ValueError(f"{owner} got {name}={value!r}. Expected one of {list(choices)}.{hint}")
+
+
+def nearest(name: str, known: Collection[str]) -> str:
+    """The end of a message: the known name that comes nearest, if one is near."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def require_dims(owner: str, dims: Mapping[str, int], dim: int) -> None:
+    """Raise ValueError unless a fusion was given at least one modality and positive widths."""
+    if not dims:
+        raise ValueError(
+            f"{owner} got no modalities. Expected dims such as {{'text': 768}}. Use dims_of(encoders) to make it."
+        )
+    require_free_names("A modality", dims)
+    require_positive(owner, dim=dim, **dims)

@@ -1,0 +1,42 @@
+"""Remembers how a module was built, so that it can be saved without pickle."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+Class = TypeVar("Class", bound=type)
+
+
+def recorded(cls: Class) -> Class:
+    """Class decorator: keep the keywords of the constructor, so that :func:`mmfuse.save` can write them down.
+
+    Every part of a model that is to be saved carries it, a user's own included::
+
+        @mmfuse.recorded
+        class MyFusion(nn.Module): ...
+    """
+    build: Callable[..., None] = vars(cls)["__init__"]
+    signature = inspect.signature(build)
+
+    @functools.wraps(build)
+    def remember(self: Any, *args: Any, **kwargs: Any) -> None:
+        build(self, *args, **kwargs)
+        if type(self) is cls:  # a subclass has other keywords, and is recorded itself or not at all
+            bound = signature.bind(self, *args, **kwargs).arguments
+            vars(self)["_recorded_arguments"] = dict(list(bound.items())[1:])
+
+    setattr(cls, "__init__", remember)  # noqa: B010  a plain assignment is unsound to a type checker
+    return cls
+
+
+def arguments_of(part: Any) -> dict[str, Any]:
+    """The keywords that a recorded object was built with."""
+    try:
+        return part._recorded_arguments
+    except AttributeError:
+        name = type(part).__name__
+        raise TypeError(
+            f"{name} does not remember how it was built. Expected a class decorated with @mmfuse.recorded. "
+            f"Write @mmfuse.recorded above 'class {name}'."
+        ) from None

@@ -1,0 +1,1 @@
+"""Parts with more than one user: masking, attention."""

@@ -1,0 +1,46 @@
+"""Multi-head attention that never reads padding and gives zeros where there is nothing to read."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+
+class Attention(nn.Module):
+    """Scaled dot-product attention (Vaswani et al., 2017, eq. 1) of a query sequence over a key sequence.
+
+    A sample without a real key gets zeros, with finite gradients. Keys under a False mask must be finite: zero them.
+
+    Args:
+        dim: width of the queries and of the result.
+        num_heads: heads; must divide ``dim``.
+        key_dim: width of the keys and values; ``dim`` if None.
+        dropout: dropout of the attention weights, in training.
+    """
+
+    def __init__(self, dim: int, num_heads: int, *, key_dim: int | None = None, dropout: float = 0.0) -> None:
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(
+                f"Attention cannot split dim={dim} into num_heads={num_heads} equal heads. Expected a multiple. "
+                f"Choose dim={-(-dim // num_heads) * num_heads} or another num_heads."
+            )
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.query = nn.Linear(dim, dim)
+        self.key_value = nn.Linear(key_dim or dim, 2 * dim)
+        self.out = nn.Linear(dim, dim)
+
+    def forward(
+        self,
+        queries: Float[Tensor, "batch query dim"],
+        keys: Float[Tensor, "batch time key_dim"],
+        mask: Bool[Tensor, "batch time"],
+    ) -> Float[Tensor, "batch query dim"]:
+        q = self.query(queries).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (batch, head, query, dim/head)
+        k, v = self.key_value(keys).unflatten(-1, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        readable = mask.any(dim=1)[:, None, None]  # (batch, 1, 1)
+        # True = take part. A row without keys attends to everything and is zeroed after: every backend agrees on that.
+        take_part = (mask[:, None] | ~readable)[:, None]  # (batch, 1, 1, time)
+        heads = F.scaled_dot_product_attention(q, k, v, take_part, dropout_p=self.dropout if self.training else 0.0)
+        return torch.where(readable, self.out(heads.transpose(1, 2).flatten(2)), 0.0)

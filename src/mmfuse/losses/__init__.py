@@ -1,0 +1,14 @@
+"""Losses: one scalar per task over the samples whose label is known, then one scalar for all tasks."""
+
+from torch import nn
+
+from mmfuse.losses.task_losses import known_counts, task_losses
+from mmfuse.losses.weighting import GivenWeights, Sum, UncertaintyWeighting
+
+WEIGHTINGS: dict[str, type[nn.Module]] = {
+    "GivenWeights": GivenWeights,
+    "Sum": Sum,
+    "UncertaintyWeighting": UncertaintyWeighting,
+}
+
+__all__ = ["WEIGHTINGS", "GivenWeights", "Sum", "UncertaintyWeighting", "known_counts", "task_losses"]

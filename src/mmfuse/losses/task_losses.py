@@ -1,0 +1,53 @@
+"""One loss for each task, over the samples that carry its label."""
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from mmfuse._checks import require_known_names
+from mmfuse.contracts import Batch, Output, Target
+
+
+def task_losses(
+    tasks: Mapping[str, nn.Module] | nn.ModuleDict,
+    output: Output,
+    targets: Mapping[str, Target],
+    counts: Mapping[str, float] | None = None,
+) -> dict[str, Tensor]:
+    """The mean loss of each task over the samples whose label is known; exactly 0 where none is.
+
+    Args:
+        tasks: the tasks of the model.
+        output: what the model made of the batch.
+        targets: labels by task. A task without targets gets no loss.
+        counts: what to divide each task's sum by, instead of its known samples in this batch; a task of count 0 gets
+            no loss. Sums over one common count are how a batch is cut into pieces without changing its gradient.
+    """
+    require_known_names("Batch.targets", targets, tasks, "task")
+    losses = {}
+    for name, target in targets.items():
+        if counts is not None and not counts.get(name, 0):
+            continue
+        each = _each(tasks[name], output.predictions[name], target)
+        count = target.known.sum().clamp_min(1) if counts is None else counts[name]
+        losses[name] = each.sum() / count
+    return losses
+
+
+def known_counts(batches: Iterable[Batch]) -> dict[str, int]:
+    """How many samples of some batches carry each task's label. Synchronises: call it before they leave the CPU."""
+    counts: dict[str, int] = {}
+    for batch in batches:
+        for name, target in batch.targets.items():
+            counts[name] = counts.get(name, 0) + int(target.known.sum())
+    return counts
+
+
+def _each(task: nn.Module, prediction: Tensor, target: Target) -> Tensor:
+    """The loss of each sample, 0 where the label is unknown, in float32 or better."""
+    known = target.known.reshape(-1, *(1,) * (target.values.dim() - 1))
+    # What stands under an unknown label may be anything, NaN included: zeros take its place before it is used.
+    values = torch.where(known, target.values, torch.zeros_like(target.values))
+    wide = prediction if prediction.itemsize > 4 else prediction.float()
+    return torch.where(target.known, task.loss(wide, values), 0.0)  # type: ignore[operator]

@@ -1,0 +1,21 @@
+"""Tasks: head, loss and answer in one class, ``Features -> prediction``.
+
+A task has ``forward`` (the prediction), ``loss`` (one value per sample), ``decode`` (the answer as numbers), ``encode``
+(the label of a table's cell as a tensor), ``blank`` (what stands in for an unknown label), ``metrics`` (from
+scikit-learn), ``report`` (for people to read), ``answer`` (one sample's answer as cells of a table), and
+``lower_is_better``, the names of those metrics.
+"""
+
+from torch import nn
+
+from mmfuse.tasks.classification import Classification
+from mmfuse.tasks.multilabel import MultiLabel
+from mmfuse.tasks.regression import Regression
+
+TASKS: dict[str, type[nn.Module]] = {
+    "Classification": Classification,
+    "MultiLabel": MultiLabel,
+    "Regression": Regression,
+}
+
+__all__ = ["TASKS", "Classification", "MultiLabel", "Regression"]

@@ -1,0 +1,97 @@
+"""Any number of labels at once."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mmfuse._checks import require_positive
+from mmfuse._record import recorded
+from mmfuse.contracts import Features
+from mmfuse.tasks._classes import ClassNames
+
+
+@recorded
+class MultiLabel(nn.Module):
+    """Independent yes-or-no answers, one for each class.
+
+    In a table, a cell holds the names that apply with ``separator`` between them; the separator alone says that none
+    applies; an empty cell says that nobody knows.
+
+    Args:
+        dim: width of the features.
+        classes: names of the classes in their order (``table.classes(column, separator="|")``), or how many.
+        threshold: a class is answered where its probability is above this.
+        separator: what stands between the names in a cell.
+    """
+
+    lower_is_better: frozenset[str] = frozenset()
+
+    def __init__(self, dim: int, classes: Sequence[str] | int, *, threshold: float = 0.5, separator: str = "|") -> None:
+        super().__init__()
+        require_positive("MultiLabel", dim=dim)
+        self._classes = ClassNames("MultiLabel", classes, at_least=1)
+        self.threshold = threshold
+        self.separator = separator
+        self.classify = nn.Linear(dim, len(self.classes))
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes, in the order of the logits."""
+        return self._classes.names
+
+    def forward(self, features: Features) -> Float[Tensor, "batch class"]:
+        """Logits."""
+        return self.classify(features.pooled)
+
+    def loss(
+        self, logits: Float[Tensor, "batch class"], target: Float[Tensor, "batch class"]
+    ) -> Float[Tensor, " batch"]:
+        """Binary cross-entropy of each sample, averaged over the classes."""
+        return F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(dim=1)
+
+    def decode(self, logits: Float[Tensor, "batch class"]) -> Float[Tensor, "batch class"]:
+        """Probabilities."""
+        return logits.sigmoid()
+
+    def encode(self, cell: str | Sequence[str]) -> Float[Tensor, " class"]:
+        """Ones for the classes named in a cell, zeros for the others."""
+        names = cell.split(self.separator) if isinstance(cell, str) else cell
+        target = self.blank()
+        for name in names:
+            if str(name).strip():
+                target[self._classes.number(str(name).strip())] = 1.0
+        return target
+
+    def blank(self) -> Float[Tensor, " class"]:
+        """What stands in for unknown labels."""
+        return torch.zeros(len(self.classes))
+
+    def metrics(self, decoded: np.ndarray, target: np.ndarray) -> dict[str, float]:
+        """Micro and macro F1 above the threshold, and the share of samples with every label right."""
+        from sklearn.metrics import accuracy_score, f1_score
+
+        chosen, target = (decoded > self.threshold).astype(int), target.astype(int)
+        return {
+            "micro_f1": float(f1_score(target, chosen, average="micro", zero_division=0)),
+            "macro_f1": float(f1_score(target, chosen, average="macro", zero_division=0)),
+            "exact_match": float(accuracy_score(target, chosen)),
+        }
+
+    def report(self, decoded: np.ndarray, target: np.ndarray) -> str:
+        """scikit-learn's report, class by class."""
+        from sklearn.metrics import classification_report
+
+        chosen, target = (decoded > self.threshold).astype(int), target.astype(int)
+        numbers = range(len(self.classes))
+        return str(classification_report(target, chosen, labels=numbers, target_names=self.classes, zero_division=0))
+
+    def answer(self, decoded: np.ndarray) -> dict[str, Any]:
+        """The names above the threshold, and the probability of every class."""
+        chosen = [name for name, p in zip(self.classes, decoded, strict=True) if p > self.threshold]
+        every = {f"p({name})": float(p) for name, p in zip(self.classes, decoded, strict=True)}
+        return {"": self.separator.join(chosen) or self.separator, **every}

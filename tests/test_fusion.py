@@ -1,0 +1,243 @@
+"""Promises and equations of the fusion methods."""
+
+import pytest
+import torch
+from torch import nn
+
+from mmfuse.contracts import Features, Fused
+from mmfuse.fusion import FUSIONS, Concat, CrossAttention, WeightedAverage
+from mmfuse.layers.masking import masked_mean
+from mmfuse.testing import DIMS, check_fusion, random_features
+
+MAKE = {
+    "concat": lambda dims: Concat(dims, 8),
+    "weighted average, learned": lambda dims: WeightedAverage(dims, 8),
+    "weighted average, given": lambda dims: WeightedAverage(dims, 8, weights={n: i + 1 for i, n in enumerate(dims)}),
+    "cross attention": lambda dims: CrossAttention(dims, 8),
+    "cross attention, two layers": lambda dims: CrossAttention(dims, 8, num_heads=2, num_layers=2),
+}
+
+
+@pytest.mark.plain
+@pytest.mark.parametrize("make", MAKE.values(), ids=MAKE)
+def test_keeps_the_promises_of_a_fusion(make):
+    check_fusion(make)
+
+
+@pytest.mark.plain
+@pytest.mark.parametrize("name", FUSIONS)
+def test_two_modalities_keep_the_promises_too(name):
+    check_fusion(lambda dims: FUSIONS[name](dims, 8), dims={"text": 6, "audio": 4})
+
+
+@pytest.mark.parametrize("name", FUSIONS)
+def test_a_single_modality_goes_through_the_same_interface(name):
+    features = {"text": random_features()["text"]}
+    fusion = FUSIONS[name]({"text": DIMS["text"]}, 8).double()
+
+    fused = fusion(features)
+    fused.features.pooled.sum().backward()
+
+    assert fused.features.pooled.shape == (6, 8)
+    assert torch.equal(fused.features.present, features["text"].present)
+    assert all(parameter.grad is not None for parameter in fusion.parameters())
+    for weight in fused.weights.values():
+        torch.testing.assert_close(weight, features["text"].present.double())
+
+
+@pytest.mark.parametrize("name", FUSIONS)
+def test_survives_a_round_trip_through_the_state_dict(name):
+    first, second = (FUSIONS[name](DIMS, 8).double() for _ in range(2))
+    features = random_features()
+
+    second.load_state_dict(first.state_dict())
+
+    assert torch.equal(first(features).features.pooled, second(features).features.pooled)
+
+
+@pytest.mark.parametrize("name", FUSIONS)
+def test_bfloat16_autocast_agrees_with_float32(name):
+    torch.manual_seed(0)
+    fusion = FUSIONS[name](DIMS, 8)
+    features = {name: Features(x.tokens.float(), x.mask, x.pooled.float()) for name, x in random_features().items()}
+
+    exact = fusion(features).features.pooled
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = fusion(features).features.pooled.float()
+
+    assert torch.cosine_similarity(exact.flatten(), rough.flatten(), dim=0) > 0.999
+
+
+def linear(layer: nn.Linear, x: torch.Tensor) -> torch.Tensor:
+    """One sample through a linear layer, written out."""
+    return layer.weight @ x + layer.bias
+
+
+def test_concat_equals_its_equation():
+    torch.manual_seed(0)
+    fusion = Concat(DIMS, 8).double()
+    features = random_features()
+
+    fused = fusion(features)
+
+    for i in range(5):
+        slots = []
+        for name, x in features.items():
+            slots.append(linear(fusion.project[name], x.pooled[i]) if x.mask[i].any() else fusion.absent[name])
+        hidden = linear(fusion.mix[0], torch.cat(slots))
+        hidden = 0.5 * hidden * (1 + torch.erf(hidden / 2**0.5))
+        expected = linear(fusion.mix[3], hidden)
+        torch.testing.assert_close(fused.features.pooled[i], expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("given", [None, {"text": 1.0, "audio": 2.0, "image": 5.0}])
+def test_weighted_average_equals_its_equation(given):
+    torch.manual_seed(0)
+    fusion = WeightedAverage(DIMS, 8, weights=given).double()
+    if given is None:
+        with torch.no_grad():
+            for name in DIMS:
+                fusion.score[name].normal_()
+    features = random_features()
+
+    fused = fusion(features)
+
+    for i in range(6):
+        names = [name for name, x in features.items() if x.mask[i].any()]
+        size = {name: given[name] if given else torch.exp(fusion.score[name]).item() for name in names}
+        expected = torch.zeros(8, dtype=torch.float64)
+        for name in names:
+            share = size[name] / sum(size.values())
+            expected = expected + share * linear(fusion.project[name], features[name].pooled[i])
+            assert fused.weights[name][i].item() == pytest.approx(share, abs=1e-7 if given else 1e-12)
+        torch.testing.assert_close(fused.features.pooled[i], expected, rtol=0, atol=1e-7 if given else 1e-12)
+
+
+def test_cross_attention_equals_its_equation():
+    torch.manual_seed(0)
+    fusion = CrossAttention(DIMS, 8, num_heads=2, num_layers=2).double()
+    features = random_features()
+
+    fused = fusion(features)
+
+    for i in range(5):
+        expected = cross_attention_of_one_sample(fusion, {n: x.tokens[i, x.mask[i]] for n, x in features.items()})
+        torch.testing.assert_close(fused.features.pooled[i], expected, rtol=0, atol=1e-12)
+
+
+def cross_attention_of_one_sample(fusion: CrossAttention, real: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The equation, token by token and head by head, over the real tokens of one sample."""
+    z = {name: [linear(fusion.project[name], x) for x in tokens] for name, tokens in real.items()}
+    for layer in fusion.layers:
+        before, z = z, {}
+        for name, tokens in before.items():
+            part = layer[name]
+            keys = [layer[n].norm_keys(x) for n in before if n != name for x in before[n]]
+            z[name] = []
+            for x in tokens:
+                y = x + attend(part.attention, part.norm_keys(x), keys) if keys else x
+                hidden = linear(part.feed_forward[0], part.norm(y))
+                hidden = 0.5 * hidden * (1 + torch.erf(hidden / 2**0.5))
+                z[name].append(y + linear(part.feed_forward[2], hidden))
+    slots = [
+        sum(fusion.norm[name](x) for x in tokens) / len(tokens) if tokens else fusion.absent[name]
+        for name, tokens in z.items()
+    ]
+    return linear(fusion.out, torch.cat(slots))
+
+
+def attend(attention: nn.Module, query: torch.Tensor, keys: list[torch.Tensor]) -> torch.Tensor:
+    """Two heads of width four, one query."""
+    q = linear(attention.query, query)
+    both = [linear(attention.key_value, key) for key in keys]
+    heads = []
+    for head in range(2):
+        part = slice(4 * head, 4 * head + 4)
+        scores = [q[part] @ kv[:8][part] / 2 for kv in both]
+        total = sum(torch.exp(score) for score in scores)
+        heads.append(sum(torch.exp(score) / total * kv[8:][part] for score, kv in zip(scores, both, strict=True)))
+    return linear(attention.out, torch.cat(heads))
+
+
+class Broken(nn.Module):
+    """A weighted average with one fault, to see that the checks can see."""
+
+    def __init__(self, dims, fault):
+        super().__init__()
+        self.project = nn.ModuleDict({name: nn.Linear(width, 8) for name, width in dims.items()})
+        self.fault = fault
+        if fault == "unused layer":
+            self.unused = nn.Linear(2, 2)
+
+    def forward(self, features):
+        names = list(features) if self.fault == "order" else list(self.project)
+        raw = self.fault in ("not zeroed", "multiplied")
+        inputs = {n: features[n] if raw else features[n].zeroed() for n in names}
+        present = torch.stack([x.present for x in inputs.values()], dim=1)
+        pooled = {n: self._pooled(x) for n, x in inputs.items()}
+        scores = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64).expand(present.shape)
+        if self.fault == "softmax over absent":
+            weights = scores.softmax(dim=1)
+        else:
+            weights = scores.masked_fill(~present, -torch.inf).softmax(dim=1)
+            if self.fault != "-inf softmax":
+                weights = weights.nan_to_num(0.0)
+        fused = torch.einsum("bm,bmd->bd", weights, torch.stack([self.project[n](x) for n, x in pooled.items()], 1))
+        if self.fault == "batch mean":
+            fused = fused - fused.mean(dim=0)
+        if self.fault == "item":
+            assert fused.sum().item() < 1e30
+        return Fused(Features.from_pooled(fused, present.any(dim=1)), dict(zip(names, weights.unbind(1), strict=True)))
+
+    def _pooled(self, x):
+        if self.fault == "mean over padding":
+            return x.tokens.mean(dim=1)
+        if self.fault == "multiplied":
+            return x.pooled * x.present[:, None]
+        return masked_mean(x.tokens, x.mask)
+
+
+@pytest.mark.plain
+@pytest.mark.parametrize(
+    ("fault", "promise"),
+    [
+        ("multiplied", "what is not real is not read"),
+        ("-inf softmax", "what is not real is not read"),
+        ("softmax over absent", "absence has no weight"),
+        ("mean over padding", "padding length does not matter"),
+        ("order", "the order of modalities does not matter"),
+        ("batch mean", "samples do not mix"),
+        ("unused layer", "every parameter learns"),
+        ("item", "it compiles whole"),
+    ],
+)
+def test_a_planted_fault_is_caught_by_name(fault, promise):
+    with pytest.raises(AssertionError, match=f"Broken breaks the promise '{promise}'"):
+        check_fusion(lambda dims: Broken(dims, fault))
+
+
+@pytest.mark.plain
+def test_the_planted_faults_stand_in_a_fusion_that_is_sound():
+    check_fusion(lambda dims: Broken(dims, fault=None))
+
+
+@pytest.mark.plain
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: Concat({}, 8), "Concat got no modalities. Expected dims such as"),
+        (lambda: Concat({"text": 0}, 8), "Concat got text=0. Expected a number above 0."),
+        (lambda: Concat({"values": 4}, 8), "A modality cannot be named 'values', because nn.ModuleDict has that name"),
+        (
+            lambda: CrossAttention({"text": 4, "audio": 4}, 10),
+            "cannot split dim=10 into num_heads=4 equal heads.* Choose dim=12",
+        ),
+        (lambda: CrossAttention({"text": 4}, 8, num_layers=0), "CrossAttention got num_layers=0"),
+        (lambda: WeightedAverage(DIMS, 8, weights={"text": 1.0}), r"got no \['audio', 'image'\], only \['text'\]"),
+        (lambda: WeightedAverage({"text": 4}, 8, weights={"text": 1, "imgae": 1}), "unknown modality 'imgae'"),
+        (lambda: WeightedAverage({"text": 4}, 8, weights={"text": -1.0}), "got text=-1.0. Expected a number above 0"),
+    ],
+)
+def test_a_fusion_that_cannot_work_is_not_built(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
