@@ -1,0 +1,44 @@
+"""Samples into a batch: padded, masked, absent modalities and unknown labels filled in."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from mmfuse.contracts import Batch, Input, Target
+from mmfuse.data.dataset import Sample
+from mmfuse.data.transforms import Transform
+
+
+def collate(samples: Sequence[Sample], transforms: Mapping[str, Transform], blanks: Mapping[str, Tensor]) -> Batch:
+    """One batch of some samples.
+
+    Every modality of ``transforms`` and every task of ``blanks`` is in the batch, also where no sample has it: then a
+    blank stands in each row, with ``present`` or ``known`` False. Sequences are padded at their end to the longest.
+
+    Args:
+        samples: rows of one dataset.
+        transforms: what made each modality's tensors; says how to pad them.
+        blanks: for each task, what stands in for an unknown label: ``{name: task.blank()}``.
+    """
+    return Batch(
+        inputs={name: _input([s.inputs.get(name) for s in samples], t) for name, t in transforms.items()},
+        targets={name: _target([s.targets.get(name) for s in samples], blank) for name, blank in blanks.items()},
+    )
+
+
+def _input(values: list[Tensor | None], transform: Transform) -> Input:
+    present = torch.tensor([value is not None for value in values])
+    blank = transform.blank()
+    filled = [blank if value is None else value for value in values]
+    if transform.padding is None:
+        return Input(torch.stack(filled), present)
+    lengths = torch.tensor([0 if value is None else len(value) for value in values])
+    padded = pad_sequence(filled, batch_first=True, padding_value=transform.padding)
+    return Input(padded, present, torch.arange(padded.shape[1]) < lengths[:, None])
+
+
+def _target(values: list[Tensor | None], blank: Tensor) -> Target:
+    known = torch.tensor([value is not None for value in values])
+    return Target(torch.stack([blank if value is None else value for value in values]), known)

@@ -1,0 +1,17 @@
+"""One modality of a batch -> Features. transformers, torchvision and torchaudio load only when an encoder is made."""
+
+from mmfuse.encoders.cnn import CNNEncoder
+from mmfuse.encoders.spectrogram import SpectrogramEncoder
+from mmfuse.encoders.speech import SpeechEncoder
+from mmfuse.encoders.text import TextEncoder
+from mmfuse.encoders.vit import ViTEncoder
+
+ENCODERS = {
+    "CNNEncoder": CNNEncoder,
+    "SpectrogramEncoder": SpectrogramEncoder,
+    "SpeechEncoder": SpeechEncoder,
+    "TextEncoder": TextEncoder,
+    "ViTEncoder": ViTEncoder,
+}
+
+__all__ = ["ENCODERS", "CNNEncoder", "SpectrogramEncoder", "SpeechEncoder", "TextEncoder", "ViTEncoder"]

@@ -1,0 +1,217 @@
+"""Images through a convolutional network of torchvision: (batch, channel, height, width) -> Features."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Shaped
+from torch import Tensor, nn
+
+from mmfuse._checks import nearest, require_shape
+from mmfuse._record import recorded
+from mmfuse.contracts import Features, Input
+from mmfuse.data.transforms.image import ImageTransform
+from mmfuse.encoders._backbone import WrappedEncoder, require_preset
+
+FAMILIES = ("resnet", "resnext", "wide_resnet", "convnext", "efficientnet", "mobilenet")
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+PRESETS: dict[str, dict[str, Any]] = {
+    "tiny": {"name": "convnext", "stages": [[32, 2], [64, 2]], "size": 32},
+    "small": {"name": "convnext", "stages": [[64, 2], [128, 2], [256, 2]], "size": 64},
+}
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+
+
+@recorded
+class CNNEncoder(WrappedEncoder):
+    """Convolutional network of torchvision: ResNet, ResNeXt, ConvNeXt, EfficientNet or MobileNet, without its head.
+
+    Takes images ``(batch, channel=3, height, width)`` of one size. The tokens are the cells of the last feature map,
+    row by row; ``pooled`` is their mean.
+
+    Where the network has BatchNorm, a training batch is filled up before it runs: in the place of each sample
+    without an image stands a copy of one with an image. So the statistics are those of real images; if no sample
+    has one, they stay as they were.
+
+    ResNet: He et al., 2016, https://arxiv.org/abs/1512.03385;
+    ConvNeXt: Liu et al., 2022, https://arxiv.org/abs/2201.03545
+
+    Args:
+        name: name of a torchvision model, such as "resnet18"; "convnext" with ``stages``. Random weights.
+        dim: width of the tokens, by one linear layer; the channels of the last feature map if None.
+        size: height and width of the images, in pixels.
+        mean: mean of each channel that the transform subtracts.
+        std: standard deviation of each channel that the transform divides by.
+        freeze: "none", "all", or a number: the stem and so many of the lowest stages are not trained.
+        stages: ``[channels, blocks]`` of each stage of a ConvNeXt of your own.
+
+    Raises:
+        ValueError: for an unknown name and for a ``freeze`` that does not fit; in ``forward`` if the images have
+            another shape.
+    """
+
+    def __init__(
+        self,
+        name: str = "resnet18",
+        *,
+        dim: int | None = None,
+        size: int = 224,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+        freeze: int | str = "none",
+        stages: Sequence[Sequence[int]] | None = None,
+    ) -> None:
+        super().__init__()
+        network = _own_convnext(stages) if name == "convnext" and stages else _network(name)
+        self.size = size
+        self.mean, self.std = list(mean), list(std)
+        self.backbone = _features(network)
+        channels = _channels(network)
+        self.dim = dim or channels
+        self.project = nn.Linear(channels, dim) if dim else nn.Identity()
+        self._freeze(freeze, [self.backbone[0]], list(self.backbone)[1:])
+
+    @classmethod
+    def from_pretrained(cls, name: str = "resnet18", weights: str | Path | None = None, **options: Any) -> "CNNEncoder":
+        """The weights that torchvision recommends, or a local state dict as ``.safetensors`` (no pickle is read).
+
+        ``options`` are the keywords of the class; size, mean and std follow torchvision's weights.
+        """
+        options = (_image_settings(name) if weights is None else {}) | options
+        encoder = cls(name, **options)
+        network = _network(name)
+        _load(network, _downloaded(name) if weights is None else _read(Path(weights)), name)
+        encoder.backbone.load_state_dict(_features(network).state_dict())
+        encoder.pretrained = True
+        return encoder
+
+    @classmethod
+    def preset(cls, name: str = "tiny", **options: Any) -> "CNNEncoder":
+        """A small ConvNeXt with random weights: "tiny" (0.1 million parameters) or "small" (1.6 million)."""
+        return cls(**require_preset("CNNEncoder", name, PRESETS) | options)
+
+    def forward(self, input: Input) -> Features:
+        expected = {"batch": len(input.present), "channel": 3, "height": self.size, "width": self.size}
+        require_shape("CNNEncoder input", input.values, expected, "Make the images with encoder.transform().")
+        images = input.zeroed().values
+        norms = self._norms()
+        if norms:
+            images = _filled(images, input.present)
+        tokens = self.project(self._map(images, input.present, norms).flatten(2).transpose(1, 2))  # (batch, cell, dim)
+        mask = input.present[:, None].expand(tokens.shape[:2])
+        return Features(tokens, mask, tokens.mean(dim=1))
+
+    def transform(self, train: bool = False) -> ImageTransform:
+        """From an image file to what ``forward`` takes; with random crops if ``train``."""
+        return ImageTransform(self.size, mean=self.mean, std=self.std, crop_scale=(0.8, 1.0) if train else None)
+
+    def _norms(self) -> list[Any]:
+        """What takes statistics of this batch. Asked each time: SyncBatchNorm may have been put in."""
+        kinds = (nn.BatchNorm2d, nn.SyncBatchNorm)
+        return [part for part in self.backbone.modules() if isinstance(part, kinds) and part.training]
+
+    def _map(self, images: Tensor, present: Tensor, norms: Sequence[Any]) -> Tensor:
+        """The last feature map, (batch, channel, height, width). A batch without any image leaves no statistics."""
+        before = [(norm, name, getattr(norm, name).clone()) for norm in norms for name in STATISTICS]
+        features = self.backbone(images)
+        for norm, name, old in before:
+            now = getattr(norm, name)
+            # .data: the backward pass has noted the version of this buffer, but reads nothing from it in training.
+            now.data.copy_(torch.where(present.any(), now, old))
+        return features
+
+
+def _filled(values: Shaped[Tensor, "batch ..."], present: Bool[Tensor, " batch"]) -> Shaped[Tensor, "batch ..."]:
+    """In the place of each absent row one that is present, each in its turn; without a question to the device."""
+    order = (~present).to(torch.uint8).argsort(stable=True)  # the present ones first
+    turn = ((~present).cumsum(0) - 1) % present.sum().clamp_min(1)
+    rows = torch.where(present, torch.arange(len(present), device=present.device), order[turn])
+    return values[rows]
+
+
+def _network(name: str) -> nn.Module:
+    from torchvision import models
+
+    known = [n for n in models.list_models(module=models) if n.startswith(FAMILIES)]
+    if name not in known:
+        raise ValueError(
+            f"CNNEncoder knows no model named {name!r}. Expected one of {known} of torchvision, or 'convnext' with "
+            f"stages=[[32, 2], [64, 2]]. Choose one of these.{nearest(name, known)}"
+        )
+    return models.get_model(name, weights=None)
+
+
+def _own_convnext(stages: Sequence[Sequence[int]]) -> nn.Module:
+    """A ConvNeXt of these stages. Its blocks count from the start: the scale of 1e-6 is for very deep ones."""
+    from torchvision.models.convnext import CNBlockConfig, ConvNeXt
+
+    widths = [width for width, _ in stages]
+    following: list[int | None] = [*widths[1:], None]
+    blocks = [CNBlockConfig(width, after, depth) for (width, depth), after in zip(stages, following, strict=True)]
+    return ConvNeXt(blocks, layer_scale=0.1)
+
+
+def _features(network: Any) -> nn.Sequential:
+    """Stem and stages, without the head."""
+    if hasattr(network, "features"):
+        return network.features
+    stem = nn.Sequential(network.conv1, network.bn1, network.relu, network.maxpool)
+    return nn.Sequential(stem, network.layer1, network.layer2, network.layer3, network.layer4)
+
+
+def _head(network: Any) -> nn.Module:
+    return network.fc if hasattr(network, "fc") else network.classifier
+
+
+def _channels(network: nn.Module) -> int:
+    """Channels of the last feature map: what the first linear layer of the head reads."""
+    return next(part.in_features for part in _head(network).modules() if isinstance(part, nn.Linear))
+
+
+def _load(network: nn.Module, weights: dict[str, Tensor], name: str) -> None:
+    """Take the weights over, except those of the head, which may count other classes."""
+    heads = ("fc.", "classifier.")
+    missing, unknown = network.load_state_dict(
+        {key: value for key, value in weights.items() if not key.startswith(heads)}, strict=False
+    )
+    if wrong := unknown or [key for key in missing if not key.startswith(heads)]:
+        raise ValueError(
+            f"CNNEncoder cannot read weights for {name!r}: {len(wrong)} names do not fit, such as {wrong[0]!r}. "
+            "Expected the state dict of torchvision's model of that name. Give the name that the weights belong to."
+        )
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if path.suffix != ".safetensors":
+        raise ValueError(
+            f"CNNEncoder does not read '{path.name}', because a pickle can run code. Expected a .safetensors file. "
+            "Convert it once: safetensors.torch.save_file(torch.load(path, weights_only=True), 'model.safetensors')."
+        )
+    if not path.is_file():
+        raise ValueError(f"There is no file '{path}'. Expected weights as .safetensors. Check the path.")
+    from safetensors.torch import load_file
+
+    return load_file(path)
+
+
+def _downloaded(name: str) -> dict[str, Tensor]:
+    from torchvision import models
+
+    _network(name)  # an unknown name is said first
+    try:
+        return dict(models.get_model_weights(name).DEFAULT.get_state_dict(check_hash=True))
+    except OSError as error:
+        raise ValueError(
+            f"CNNEncoder could not download the weights of {name!r}: {error}. Expected a network, or weights in "
+            "torch's cache. Give a local file: weights='model.safetensors'."
+        ) from error
+
+
+def _image_settings(name: str) -> dict[str, Any]:
+    """Size, mean and std of torchvision's recommended weights."""
+    from torchvision import models
+
+    _network(name)
+    how = models.get_model_weights(name).DEFAULT.transforms()
+    return {"size": int(how.crop_size[0]), "mean": list(how.mean), "std": list(how.std)}

@@ -1,0 +1,201 @@
+"""Waveforms through a log-mel spectrogram and a small CNN of our own: (batch, time) -> Features."""
+
+import math
+import warnings
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from mmfuse._checks import require_axes, require_positive
+from mmfuse._record import recorded
+from mmfuse.contracts import Features, Input
+from mmfuse.data.transforms.audio import AudioTransform
+from mmfuse.encoders._backbone import real_lengths, require_preset
+from mmfuse.layers.attention import Attention
+from mmfuse.layers.masking import masked_mean
+
+HEAD_DIM = 32  # width of one head of attention
+PRESETS = {
+    "tiny": {"dim": 64, "num_mels": 64, "num_layers": 0},
+    "small": {"dim": 192, "num_mels": 80, "num_layers": 4},
+}
+
+
+@recorded
+class SpectrogramEncoder(nn.Module):
+    r"""Log-mel spectrogram, three convolutions over time, and transformer layers if asked for.
+
+    .. math::
+        s = \log(\mathrm{mel}\,|\mathrm{FFT}(w \cdot x)|^2 + 10^{-6}), \qquad
+        \hat{s} = (s - \operatorname{mean} s) / \operatorname{std} s
+
+    Takes waveforms ``(batch, time)``, mono, at ``rate_hz``, with a mask; padding stands at the end. Mean and standard
+    deviation are those of the real frames of the clip, over time and mel, and what is no real frame is zeroed before
+    every convolution: neither padding nor the other clips change the result. A clip shorter than one window
+    counts as filled up with zeros to one window. One token stands for four frames (40 ms with the defaults).
+
+    The layers are pre-norm transformer layers (Xiong et al., 2020, https://arxiv.org/abs/2002.04745).
+
+    Args:
+        dim: width of the tokens; a multiple of 32 if there are transformer layers.
+        rate_hz: sampling rate of the waveforms, in samples a second.
+        num_mels: mel bands between 0 and ``rate_hz / 2``.
+        window_ms: length of one frame, in milliseconds.
+        hop_ms: from one frame to the next, in milliseconds.
+        num_layers: transformer layers after the convolutions.
+        dropout: dropout in the transformer layers, in training.
+
+    Raises:
+        ValueError: if a number does not fit; in ``forward`` if the input is not ``(batch, time)``.
+    """
+
+    backbone: Any
+    pretrained = False
+
+    def __init__(
+        self,
+        dim: int = 64,
+        *,
+        rate_hz: int = 16000,
+        num_mels: int = 64,
+        window_ms: float = 25.0,
+        hop_ms: float = 10.0,
+        num_layers: int = 0,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        require_positive("SpectrogramEncoder", dim=dim, rate_hz=rate_hz, num_mels=num_mels)
+        require_positive("SpectrogramEncoder", window_ms=window_ms, hop_ms=hop_ms, num_layers=num_layers + 1)
+        if num_layers and dim % HEAD_DIM:
+            raise ValueError(
+                f"SpectrogramEncoder cannot split dim={dim} into heads of {HEAD_DIM}. Expected a multiple of "
+                f"{HEAD_DIM} where num_layers is above 0. Choose dim={-(-dim // HEAD_DIM) * HEAD_DIM} or num_layers=0."
+            )
+        self.dim, self.rate_hz = dim, rate_hz
+        self.window, self.hop = round(rate_hz * window_ms / 1000), round(rate_hz * hop_ms / 1000)
+        self.taper: Tensor
+        self.filters: Tensor
+        self.register_buffer("taper", torch.hann_window(self.window), persistent=False)
+        self.register_buffer("filters", _mel_filters(self.window, rate_hz, num_mels), persistent=False)
+        self.backbone = nn.ModuleDict(
+            {
+                "convs": nn.ModuleList([_Conv(num_mels, dim, 2), _Conv(dim, dim, 2), _Conv(dim, dim, 1)]),
+                "layers": nn.ModuleList([_Layer(dim, dropout) for _ in range(num_layers)]),
+            }
+        )
+
+    @classmethod
+    def preset(cls, name: str = "tiny", **options: Any) -> "SpectrogramEncoder":
+        """A small encoder: "tiny" (40 thousand parameters, no attention) or "small" (2 million, 4 layers)."""
+        return cls(**require_preset("SpectrogramEncoder", name, PRESETS) | options)
+
+    def forward(self, input: Input) -> Features:
+        require_axes("SpectrogramEncoder input", input.values, ("batch", "time"), "Mix the channels down to one.")
+        samples = F.pad(input.zeroed().values, (0, max(0, self.window - input.values.shape[1])))
+        mask = self._frame_mask(input, (samples.shape[1] - self.window) // self.hop + 1)
+        tokens = self._log_mel(samples, mask)  # (batch, time, mel)
+        for conv in self.backbone["convs"]:
+            mask = mask[:, :: conv.stride]
+            tokens = conv(tokens, mask)
+        if len(self.backbone["layers"]):
+            tokens = tokens + _positions(tokens)
+        for layer in self.backbone["layers"]:
+            tokens = layer(tokens, mask)
+        return Features(tokens, mask, masked_mean(tokens, mask))
+
+    def transform(self, train: bool = False) -> AudioTransform:  # noqa: ARG002 (no random changes to a clip)
+        """From a sound file to what ``forward`` takes."""
+        return AudioTransform(self.rate_hz, min_samples=self.window)
+
+    def _frame_mask(self, input: Input, time: int) -> Bool[Tensor, "batch time"]:
+        """Which frames are real: those that end before the clip does, and one for a clip that is shorter than that."""
+        samples = real_lengths(input)
+        frames = ((samples - self.window).div(self.hop, rounding_mode="floor") + 1).clamp_min(1) * (samples > 0)
+        return torch.arange(time, device=samples.device) < frames[:, None]
+
+    def _log_mel(
+        self, samples: Float[Tensor, "batch time"], mask: Bool[Tensor, "batch frame"]
+    ) -> Float[Tensor, "batch frame mel"]:
+        """Normalised log-mel energies, zero where no frame is real; in float32 under autocast too."""
+        with torch.autocast(samples.device.type, enabled=False):
+            frames = samples.float().unfold(1, self.window, self.hop) * self.taper
+            waves = torch.fft.rfft(frames, _fft_size(self.window))
+            power = waves.real.square() + waves.imag.square()
+            return _normalized((power @ self.filters + 1e-6).log(), mask)
+
+
+class _Conv(nn.Module):
+    """Convolution over time that sees zeros where nothing is real, then normalisation of each frame by itself."""
+
+    def __init__(self, channels: int, dim: int, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+        self.conv = nn.Conv1d(channels, dim, kernel_size=3, stride=stride, padding=1)
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(
+        self, tokens: Float[Tensor, "batch before channel"], mask: Bool[Tensor, "batch time"]
+    ) -> Float[Tensor, "batch time dim"]:
+        mixed = self.conv(tokens.transpose(1, 2)).transpose(1, 2)
+        return F.gelu(self.norm(mixed)).masked_fill(~mask[..., None], 0.0)
+
+
+class _Layer(nn.Module):
+    """One pre-norm transformer layer that reads real tokens only."""
+
+    def __init__(self, dim: int, dropout: float) -> None:
+        super().__init__()
+        self.norm_attention = nn.LayerNorm(dim)
+        self.attention = Attention(dim, dim // HEAD_DIM, dropout=dropout)
+        self.norm_mlp = nn.LayerNorm(dim)
+        self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self, tokens: Float[Tensor, "batch time dim"], mask: Bool[Tensor, "batch time"]
+    ) -> Float[Tensor, "batch time dim"]:
+        normed = self.norm_attention(tokens)
+        tokens = tokens + self.dropout(self.attention(normed, normed, mask))
+        tokens = tokens + self.dropout(self.mlp(self.norm_mlp(tokens)))
+        return tokens.masked_fill(~mask[..., None], 0.0)
+
+
+def _normalized(
+    values: Float[Tensor, "batch time mel"], mask: Bool[Tensor, "batch time"]
+) -> Float[Tensor, "batch time mel"]:
+    """Zero mean and unit variance over the real frames of each clip; a silent clip becomes zeros."""
+    real = mask[..., None]
+    count = real.sum(dim=(1, 2), keepdim=True).clamp_min(1) * values.shape[-1]
+    centred = (values - values.masked_fill(~real, 0.0).sum(dim=(1, 2), keepdim=True) / count).masked_fill(~real, 0.0)
+    return centred * (centred.square().sum(dim=(1, 2), keepdim=True) / count + 1e-5).rsqrt()
+
+
+def _positions(tokens: Float[Tensor, "batch time dim"]) -> Float[Tensor, "time dim"]:
+    """Sines and cosines of the place in time (Vaswani et al., 2017)."""
+    time, dim = tokens.shape[1:]
+    rates = torch.exp(torch.arange(0, dim, 2, device=tokens.device) * (-math.log(10000.0) / dim))
+    angles = torch.arange(time, device=tokens.device)[:, None] * rates
+    return torch.cat([angles.sin(), angles.cos()], dim=1).to(tokens.dtype)
+
+
+def _fft_size(window: int) -> int:
+    """The next power of two: fast, and fine enough for low mel bands."""
+    return 2 ** (window - 1).bit_length()
+
+
+def _mel_filters(window: int, rate_hz: int, num_mels: int) -> Float[Tensor, "bin mel"]:
+    from torchaudio.functional import melscale_fbanks
+
+    bins = _fft_size(window) // 2 + 1
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "At least one mel filterbank", UserWarning)  # an error of our own says it
+        filters = melscale_fbanks(bins, 0.0, rate_hz / 2, num_mels, rate_hz)
+    if empty := int((filters.amax(dim=0) == 0).sum()):
+        raise ValueError(
+            f"SpectrogramEncoder cannot fill {empty} of num_mels={num_mels} bands from a window of {window} samples. "
+            "Expected bands that are wider than the resolution of the window. Use fewer bands or a longer window_ms."
+        )
+    return filters
