@@ -16,7 +16,7 @@ def recorded(cls: Class) -> Class:
         @mmfuse.recorded
         class MyFusion(nn.Module): ...
     """
-    build: Callable[..., None] = vars(cls)["__init__"]
+    build: Callable[..., None] = getattr(cls, "__init__")  # noqa: B009  a type checker refuses the plain form
     signature = inspect.signature(build)
 
     @functools.wraps(build)

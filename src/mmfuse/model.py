@@ -40,6 +40,7 @@ class MultimodalModel(nn.Module):
             )
         require_free_names("A modality", encoders)
         require_free_names("A task", tasks)
+        _require_same_modalities(encoders, fusion)
         self.encoders = nn.ModuleDict(encoders)
         self.fusion = fusion
         self.tasks = nn.ModuleDict(tasks)
@@ -65,6 +66,16 @@ class MultimodalModel(nn.Module):
         return {
             name: encoded.get(name) or _absent(len(like), dims[name], like) for name, encode in self.encoders.items()
         }
+
+
+def _require_same_modalities(encoders: Mapping[str, nn.Module], fusion: nn.Module) -> None:
+    """Raise ValueError if a fusion was built for other modalities or widths (if it remembers for which)."""
+    dims = getattr(fusion, "_recorded_arguments", {}).get("dims")
+    if dims is not None and dict(dims) != dims_of(encoders):
+        raise ValueError(
+            f"{type(fusion).__name__} was built for {dict(dims)}, but the encoders give {dims_of(encoders)}. Expected "
+            "the same names and widths. Build it with dims_of(encoders)."
+        )
 
 
 def _absent(batch: int, dim: int, like: Tensor) -> Features:

@@ -2,8 +2,8 @@
 
 A task has ``forward`` (the prediction), ``loss`` (one value per sample), ``decode`` (the answer as numbers), ``encode``
 (the label of a table's cell as a tensor), ``blank`` (what stands in for an unknown label), ``metrics`` (from
-scikit-learn), ``report`` (for people to read), ``answer`` (one sample's answer as cells of a table), and
-``lower_is_better``, the names of those metrics.
+scikit-learn, named in ``metric_names``; ``lower_is_better`` says which of them), ``report`` (for people to read) and
+``answer`` (one sample's answer as cells of a table).
 """
 
 from torch import nn

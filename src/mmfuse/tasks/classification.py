@@ -24,6 +24,7 @@ class Classification(nn.Module):
         classes: names of the classes in their order (``table.classes(column)``), or how many there are.
     """
 
+    metric_names = ("accuracy", "balanced_accuracy", "macro_f1")
     lower_is_better: frozenset[str] = frozenset()
 
     def __init__(self, dim: int, classes: Sequence[str] | int) -> None:

@@ -29,6 +29,7 @@ class MultiLabel(nn.Module):
         separator: what stands between the names in a cell.
     """
 
+    metric_names = ("micro_f1", "macro_f1", "exact_match")
     lower_is_better: frozenset[str] = frozenset()
 
     def __init__(self, dim: int, classes: Sequence[str] | int, *, threshold: float = 0.5, separator: str = "|") -> None:

@@ -23,6 +23,7 @@ class Regression(nn.Module):
         std: standard deviation of the training labels.
     """
 
+    metric_names = ("mae", "rmse", "r2")
     lower_is_better: frozenset[str] = frozenset({"mae", "rmse"})
 
     def __init__(self, dim: int, *, mean: float = 0.0, std: float = 1.0) -> None:

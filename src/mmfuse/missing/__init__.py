@@ -1,0 +1,5 @@
+"""Absent modalities: hidden, replaced or predicted."""
+
+from mmfuse.missing.hide import hide
+
+__all__ = ["hide"]

@@ -1,0 +1,60 @@
+"""Which epoch was best, and its weights."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from mmfuse._checks import nearest
+from mmfuse.model import MultimodalModel
+from mmfuse.training.checkpoint import load_weights, save_checkpoint
+
+
+class Best:
+    """Which epoch was best by the validation, and its weights."""
+
+    def __init__(self, model: MultimodalModel, select: str, folder: str | Path | None) -> None:
+        names = ["loss", *(f"{task}/loss" for task in model.tasks)]
+        names += [
+            f"{name}/{metric}" for name, task in model.tasks.items() for metric in getattr(task, "metric_names", ())
+        ]
+        if select not in names:
+            raise ValueError(f"fit got select={select!r}. Expected one of {names}.{nearest(select, names)}")
+        self.model = model
+        self.select = select
+        self.folder = None if folder is None else Path(folder) / "best"
+        self.epoch: int | None = None
+        self.score: float | None = None
+        self._weights: dict[str, Tensor] = {}
+
+    @property
+    def state(self) -> dict[str, Any]:
+        return {"epoch": self.epoch, "score": self.score, "select": self.select}
+
+    def look(self, epoch: int, numbers: dict[str, float]) -> None:
+        """Keep this epoch if it is the best so far."""
+        score = numbers[self.select] if self._lower_is_better() else -numbers[self.select]
+        if not math.isnan(score) and (self.score is None or score < self.score):
+            self.epoch, self.score = epoch, score
+            if self.folder is None:
+                self._weights = {name: x.detach().clone() for name, x in self.model.state_dict().items()}
+
+    def is_stale(self, epoch: int, patience: int | None) -> bool:
+        """Whether ``patience`` epochs have passed without a better one."""
+        return patience is not None and self.epoch is not None and epoch - self.epoch > patience
+
+    def save_if_new(self, epoch: int) -> None:
+        if self.folder is not None and epoch == self.epoch:
+            save_checkpoint(self.folder, {"model": self.model}, self.state)
+
+    def restore(self) -> None:
+        """Give the model the weights of its best epoch."""
+        if self.epoch is not None and self.folder is not None:
+            load_weights(self.folder, self.model)
+        elif self.epoch is not None:
+            self.model.load_state_dict(self._weights)
+
+    def _lower_is_better(self) -> bool:
+        task, _, metric = self.select.rpartition("/")
+        return metric == "loss" or metric in self.model.tasks[task].lower_is_better  # type: ignore[operator]

@@ -1,0 +1,208 @@
+"""Saved models: whole, equal to the bit, and safe to open."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from tiny_data import make_model, write_rows
+from torch import nn
+
+import mmfuse
+from mmfuse import Features, Fused, MultimodalModel, dims_of, recorded
+from mmfuse.data import load_batches, read_table
+from mmfuse.encoders import CNNEncoder, SpeechEncoder
+from mmfuse.evaluation import predict
+from mmfuse.fusion import FUSIONS, Concat, WeightedAverage
+from mmfuse.tasks import MultiLabel
+from mmfuse.training import fit
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_a_saved_model_comes_back_to_the_bit(tmp_path, fusion):
+    table = read_table(write_rows(tmp_path))
+    model = make_model(fusion=fusion)
+    fit(model, load_batches(table, model, train=True), epochs=1, progress=False)
+
+    mmfuse.save(model, tmp_path / "model")
+    loaded = mmfuse.load(tmp_path / "model")
+
+    assert not loaded.training
+    for name, value in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value)
+    assert predict(loaded, load_batches(table, loaded)) == predict(model, load_batches(table, model))
+    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == [
+        "README.md",
+        "config.json",
+        "model.safetensors",
+        "tokenizers",
+    ]
+
+
+def test_other_encoders_and_tasks_come_back_too(tmp_path):
+    encoders = {"image": CNNEncoder.preset("tiny"), "audio": SpeechEncoder.preset("tiny", freeze=1)}
+    fusion = WeightedAverage(dims_of(encoders), 8, weights={"image": 1.0, "audio": 2.0})
+    model = MultimodalModel(encoders, fusion, {"tags": MultiLabel(8, ["a", "b"], threshold=0.3)})
+
+    mmfuse.save(model, tmp_path / "model")
+    loaded = mmfuse.load(tmp_path / "model")
+
+    assert loaded.tasks["tags"].threshold == 0.3
+    assert loaded.tasks["tags"].classes == ["a", "b"]
+    frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
+    assert frozen
+    assert [name for name, p in loaded.named_parameters() if not p.requires_grad] == frozen
+    assert loaded.encoders["audio"].pretrained
+    for name, value in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value)
+
+
+PREDICT = """
+import sys
+sys.addaudithook(lambda event, args: sys.exit(f"{event} {args}") if event == "socket.connect" else None)
+import mmfuse
+from mmfuse.data import load_batches, read_table
+from mmfuse.evaluation import predict, write_rows
+model = mmfuse.load(sys.argv[1])
+write_rows(predict(model, load_batches(read_table(sys.argv[2]), model)), sys.argv[3])
+"""
+
+
+def test_a_new_process_predicts_a_new_table_with_nothing_but_the_folder(tmp_path):
+    model = make_model().eval()
+    mmfuse.save(model, tmp_path / "model")
+    table = write_rows(tmp_path)
+    unlabelled = tmp_path / "new.csv"
+    unlabelled.write_text("\n".join(line.rsplit(",", 2)[0] for line in table.read_text().splitlines()) + "\n")
+
+    subprocess.run(
+        [sys.executable, "-c", PREDICT, tmp_path / "model", unlabelled, tmp_path / "answers.csv"], check=True
+    )
+
+    answers = read_table(tmp_path / "answers.csv")
+    expected = predict(model, load_batches(read_table(unlabelled), model))
+    assert answers.column("kind_predicted") == [row["kind_predicted"] for row in expected]
+    for column in ("kind_probability", "kind_p(kind1)", "size_predicted"):
+        found = [float(cell) for cell in answers.column(column)]
+        assert found == pytest.approx([row[column] for row in expected], rel=1e-5, abs=1e-6)
+
+
+@recorded
+class Mine(nn.Module):
+    """A fusion of a user's own."""
+
+    def __init__(self, dims, dim, *, bias=True):
+        super().__init__()
+        self.project = nn.ModuleDict({name: nn.Linear(width, dim, bias=bias) for name, width in dims.items()})
+
+    def forward(self, features):
+        inputs = {name: features[name].zeroed() for name in self.project}
+        present = torch.stack([x.present for x in inputs.values()]).any(dim=0)
+        return Fused(Features.from_pooled(sum(self.project[n](x.pooled) for n, x in inputs.items()), present))
+
+
+class Forgetful(Mine):
+    """Not recorded."""
+
+
+@pytest.mark.plain
+def test_a_class_of_ones_own_is_saved_and_asked_for_by_name(tmp_path):
+    model = make_model()
+    model.fusion = Mine(dims_of(model.encoders), 32, bias=False)
+    mmfuse.save(model, tmp_path / "model")
+
+    loaded = mmfuse.load(tmp_path / "model", classes={"Mine": Mine})
+
+    assert loaded.fusion.project["text"].bias is None
+    with pytest.raises(ValueError, match=r"asks for a class 'Mine' that is not known.* classes={'Mine': Mine}"):
+        mmfuse.load(tmp_path / "model")
+
+
+@pytest.mark.plain
+def test_what_cannot_be_saved_is_refused_and_nothing_is_lost(tmp_path):
+    model = make_model()
+    mmfuse.save(model, tmp_path / "model")
+    before = (tmp_path / "model" / "config.json").read_bytes()
+
+    model.fusion = Forgetful(dims_of(model.encoders), 32)
+    with pytest.raises(TypeError, match="Forgetful does not remember how it was built. Expected .* @mmfuse.recorded"):
+        mmfuse.save(model, tmp_path / "model")
+    model.fusion = Mine(dims_of(model.encoders), 32, bias=torch.tensor(True))
+    with pytest.raises(TypeError, match="model.fusion.bias is a Tensor, which JSON cannot hold"):
+        mmfuse.save(model, tmp_path / "model")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").write_text("...")
+    with pytest.raises(FileExistsError, match="holds something that is not a saved model. Expected a new folder"):
+        mmfuse.save(make_model(), tmp_path / "other")
+
+    assert (tmp_path / "model" / "config.json").read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "other"]
+    mmfuse.save(make_model(seed=1), tmp_path / "model")  # a model may be replaced
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "other"]
+
+
+def edit(folder, change):
+    config = json.loads((folder / "config.json").read_text())
+    change(config)
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.plain
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda f: (f / "config.json").unlink(), "config.json in .* cannot be read"),
+        (lambda f: (f / "config.json").write_text("{"), "config.json in .* cannot be read"),
+        (
+            lambda f: edit(f, lambda c: c.update(version=99)),
+            "version 99. Expected a model saved by mmfuse with version 1",
+        ),
+        (lambda f: (f / "model.safetensors").write_bytes(b"x" * 99), "model.safetensors in .* cannot be read"),
+        (lambda f: edit(f, lambda c: c["model"]["arguments"]["fusion"].update({"$class": "os.system"})), "'os.system'"),
+        (
+            lambda f: edit(f, lambda c: c["model"]["arguments"]["fusion"].update({"$class": "Concta"})),
+            "asks for a class 'Concta' that is not known.* Did you mean 'Concat'",
+        ),
+        (
+            lambda f: edit(f, lambda c: c["model"]["arguments"]["fusion"]["arguments"].update(depth=3)),
+            r"calls Concat with \['depth', 'dim', 'dims'\], but .*depth",
+        ),
+        (
+            lambda f: edit(f, lambda c: c["model"]["arguments"]["fusion"]["arguments"].update(dim=16)),
+            "does not fit|mat1|shape",
+        ),
+        (
+            lambda f: edit(f, lambda c: c["model"]["arguments"]["tasks"]["size"].update({"$class": "Classification"})),
+            "calls Classification with",
+        ),
+    ],
+)
+def test_a_folder_that_is_broken_or_hostile_is_refused(tmp_path, spoil, message):
+    mmfuse.save(make_model(), tmp_path / "model")
+    spoil(tmp_path / "model")
+
+    with pytest.raises(ValueError, match=message):
+        mmfuse.load(tmp_path / "model")
+
+
+@pytest.mark.plain
+def test_a_tokenizer_outside_the_folder_is_not_read(tmp_path):
+    mmfuse.save(make_model(), tmp_path / "model")
+    edit(
+        tmp_path / "model",
+        lambda c: c["model"]["arguments"]["encoders"]["text"]["arguments"].update(tokenizer={"$tokenizer": "../../x"}),
+    )
+
+    with pytest.raises(ValueError, match=r"has no tokenizer '../../x'"):
+        mmfuse.load(tmp_path / "model")
+
+
+def test_recording_does_not_reach_into_subclasses_and_keeps_the_signature():
+    fusion = Concat({"a": 2}, 4, dropout=0.1)
+
+    from mmfuse._record import arguments_of
+
+    assert arguments_of(fusion) == {"dims": {"a": 2}, "dim": 4, "dropout": 0.1}
+    with pytest.raises(TypeError, match="does not remember how it was built"):
+        arguments_of(Forgetful({"a": 2}, 4))

@@ -1,0 +1,117 @@
+"""Tables: what is read, what is refused, and what the messages say."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from mmfuse.data import DataError, read_table
+
+
+def write(path, text):
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return path
+
+
+def test_cells_stay_as_they_are_written_and_empty_ones_are_none(tmp_path):
+    path = write(tmp_path / "t.csv", b'\xef\xbb\xbfimage,label\r\na.png,007\r\n,NA\r\n"b,c.png",1.0\r\nd.png,  \r\n')
+
+    table = read_table(path)
+
+    assert table.columns == ("image", "label")
+    assert table.column("label") == ["007", "NA", "1.0", None]
+    assert table.column("image") == ["a.png", None, "b,c.png", "d.png"]
+    assert table.lines == (2, 3, 4, 5)
+    assert table.root == tmp_path
+
+
+def test_json_lines_and_frames_give_the_same_cells_as_csv(tmp_path):
+    rows = [{"text": "hi", "label": 3, "tags": ["a", "b"]}, {"text": None, "label": 4}, {"text": "ho", "tags": []}]
+    path = write(tmp_path / "t.jsonl", "\n".join(map(json.dumps, rows)) + "\n")
+    frame = pd.DataFrame({"text": ["hi", None, "ho"], "label": pd.array([3, 4, None], dtype="Int64")})
+
+    from_lines, from_frame = read_table(path), read_table(frame, root=tmp_path)
+
+    for table in (from_lines, from_frame):
+        assert table.column("text") == ["hi", None, "ho"]
+        assert table.column("label") == ["3", "4", None]
+    assert from_lines.column("tags") == [["a", "b"], None, []]
+    assert from_frame.root == tmp_path
+
+
+def test_classes_come_in_the_order_of_numbers_or_of_text(tmp_path):
+    path = write(tmp_path / "t.csv", "n,word,tags\n10,b,x|y\n-2,a,y\n9,,|\n,b,z | x\n")
+
+    table = read_table(path)
+
+    assert table.classes("n") == ["-2", "9", "10"]
+    assert table.classes("word") == ["a", "b"]
+    assert table.classes("tags", separator="|") == ["x", "y", "z"]
+
+
+def test_statistics_are_those_of_numpy(tmp_path):
+    numbers = pd.Series([3.5, -1.0, 12.25, 7.0])
+    path = write(tmp_path / "t.csv", "y\n" + "\n".join(map(str, numbers)) + "\n")
+
+    found = read_table(path).statistics("y")
+
+    assert found["mean"] == pytest.approx(numbers.mean(), abs=1e-12)
+    assert found["std"] == pytest.approx(numbers.std(ddof=0), abs=1e-12)
+
+
+def test_columns_are_renamed_or_declared_absent(tmp_path):
+    path = write(tmp_path / "t.csv", "photo,label\na.png,x\n")
+
+    table = read_table(path, columns={"image": "photo", "audio": None})
+
+    assert table.rows[0] == {"label": "x", "image": "a.png", "audio": None}
+
+
+def test_a_split_has_every_row_once_and_keeps_groups_together(tmp_path):
+    path = write(tmp_path / "t.csv", "who,n\n" + "".join(f"p{i % 7},{i}\n" for i in range(100)))
+    table = read_table(path)
+
+    parts = table.split(0.6, 0.2, 0.2, seed=3)
+    grouped = table.split(0.6, 0.4, group="who")
+
+    assert sorted(int(row["n"]) for part in parts for row in part.rows) == list(range(100))
+    assert [len(part) for part in parts] == [60, 20, 20]
+    assert not set(grouped[0].column("who")) & set(grouped[1].column("who"))
+    assert parts[0].rows == table.split(0.6, 0.2, 0.2, seed=3)[0].rows
+    with pytest.raises(ValueError, match=r"split got shares \(0.5, 0.2\). Expected positive numbers that add up to 1"):
+        table.split(0.5, 0.2)
+
+
+@pytest.mark.plain
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("t.csv", "", "t.csv has no rows. Expected at least one below the header"),
+        ("t.csv", "a,b\n", "t.csv has no rows"),
+        ("t.csv", "a,b,a\n1,2,3\n", r"t.csv has columns of one name: \['a'\]. Expected different names"),
+        ("t.csv", "a,b\n1,2\n1,2,3\n", "t.csv line 3 has 3 cells. Expected 2, as in the header. Put cells"),
+        ("t.csv", b"a\n\xff\xfe\n", "t.csv is not UTF-8 text"),
+        ("t.jsonl", '{"a": 1}\n{"a": \n', "t.jsonl line 2 is not JSON: .* Expected one object a line"),
+        ("t.jsonl", "[1]\n", "t.jsonl line 1 is a list. Expected an object with named cells"),
+        ("t.xlsx", "x", r"t.xlsx is of an unknown kind '.xlsx'. Expected .csv or .jsonl. Convert it"),
+    ],
+)
+def test_a_broken_table_is_refused_by_line(tmp_path, name, text, message):
+    path = write(tmp_path / name, text)
+
+    with pytest.raises(DataError, match=message):
+        read_table(path)
+
+
+@pytest.mark.plain
+def test_wrong_names_are_answered_with_the_nearest(tmp_path):
+    table = read_table(write(tmp_path / "train.csv", "image,label,age\na.png,x,old\n"))
+
+    with pytest.raises(DataError, match=r"is not a file. Expected a .csv or .jsonl table. Did you mean 'train.csv'"):
+        read_table(tmp_path / "trian.csv")
+    with pytest.raises(DataError, match=r"train.csv has no column 'lable'. Expected one of .* Did you mean 'label'"):
+        table.column("lable")
+    with pytest.raises(DataError, match="has no column 'photo'"):
+        read_table(tmp_path / "train.csv", columns={"image": "photo"})
+    with pytest.raises(DataError, match="column 'age' is not numeric: .* Expected numbers"):
+        table.statistics("age")
