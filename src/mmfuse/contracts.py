@@ -61,9 +61,10 @@ class Batch:
     targets: Mapping[str, Target] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        sizes = {name: len(x.values) for name, x in self.inputs.items() if _is_tensor_of(x, Input)}
-        sizes |= {name: len(x.values) for name, x in self.targets.items() if _is_tensor_of(x, Target)}
-        if len(set(sizes.values())) > 1:
+        sizes = {name: x.values.shape[0] for name, x in self.inputs.items() if _is_tensor_of(x, Input)}
+        sizes |= {name: x.values.shape[0] for name, x in self.targets.items() if _is_tensor_of(x, Target)}
+        first = next(iter(sizes.values()), 0)
+        if any(size != first for size in sizes.values()):
             raise ValueError(
                 f"Batch holds unequal numbers of samples: {sizes}. Expected one number for all inputs and targets. "
                 "Keep a row for a sample that lacks a modality, with present=False."

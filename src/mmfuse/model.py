@@ -62,9 +62,9 @@ class MultimodalModel(nn.Module):
             raise ValueError(
                 f"Batch.inputs is empty. Expected at least one of {sorted(self.encoders)}. Give one modality or more."
             )
-        like, dims = next(iter(encoded.values())).pooled, dims_of(self.encoders)
+        like = next(iter(encoded.values())).pooled
         return {
-            name: encoded.get(name) or _absent(len(like), dims[name], like) for name, encode in self.encoders.items()
+            name: encoded.get(name) or _absent(like.shape[0], dim, like) for name, dim in dims_of(self.encoders).items()
         }
 
 

@@ -13,7 +13,7 @@ def task_losses(
     tasks: Mapping[str, nn.Module] | nn.ModuleDict,
     output: Output,
     targets: Mapping[str, Target],
-    counts: Mapping[str, float] | None = None,
+    counts: Mapping[str, int | float] | None = None,
 ) -> dict[str, Tensor]:
     """The mean loss of each task over the samples whose label is known; exactly 0 where none is.
 

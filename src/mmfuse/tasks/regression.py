@@ -76,6 +76,6 @@ class Regression(nn.Module):
         """The metrics, a line each."""
         return "\n".join(f"{name:>12} {value:10.4f}" for name, value in self.metrics(decoded, target).items())
 
-    def answer(self, decoded: np.ndarray) -> dict[str, Any]:
+    def answer(self, decoded: np.ndarray | np.floating) -> dict[str, Any]:
         """The value."""
         return {"": float(decoded)}

@@ -67,7 +67,7 @@ def load_weights(folder: Path, model: nn.Module) -> None:
     model.load_state_dict(tensors)
 
 
-def _flatten(state: Mapping[str, Any], prefix: str = "") -> tuple[dict[str, Tensor], Any]:
+def _flatten(state: Mapping[Any, Any], prefix: str = "") -> tuple[dict[str, Tensor], Any]:
     """The tensors of a nested state by path, and the rest of it with None in their places."""
     tensors: dict[str, Tensor] = {}
     rest: dict[str, Any] = {}

@@ -2,9 +2,9 @@
 
 import json
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 
 @dataclass
@@ -14,7 +14,7 @@ class History:
     Names have the form ``train/result/loss``, ``validation/result/accuracy``, ``learning_rate``, ``seconds``.
     """
 
-    epochs: list[Mapping[str, float]] = field(default_factory=list)
+    epochs: list[dict[str, Any]] = field(default_factory=list)
     best_epoch: int | None = None  # as counted in the entry "epoch", from 1
 
     def __getitem__(self, name: str) -> list[float]:

@@ -1,0 +1,117 @@
+"""Scores and answers: over all samples at once, in the order of the table."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from tiny_data import make_model, write_rows
+
+from mmfuse import Batch, Input
+from mmfuse.data import load_batches, read_table
+from mmfuse.evaluation import evaluate, predict
+from mmfuse.evaluation import write_rows as write_answers
+
+
+def test_scores_do_not_depend_on_the_batches(tmp_path):
+    table = read_table(write_rows(tmp_path))
+    model = make_model(fusion="WeightedAverage").train()
+
+    whole, pieces = (evaluate(model, load_batches(table, model, batch_size=size)) for size in (12, 5))
+
+    assert whole.samples == pieces.samples == 12
+    assert whole.numbers == pytest.approx(pieces.numbers, abs=1e-6)
+    assert whole.weights == pytest.approx(pieces.weights, abs=1e-6)
+    assert model.training  # as it was found
+    assert sum(whole.weights.values()) == pytest.approx(1.0, abs=1e-6)
+
+
+def test_the_numbers_are_those_of_a_loop_over_the_known_samples(tmp_path):
+    table = read_table(write_rows(tmp_path))
+    model = make_model().eval()
+
+    report = evaluate(model, load_batches(table, model))
+
+    right, losses, errors = [], [], []
+    for i, row in enumerate(table.rows):
+        (batch,) = load_batches(table.take([i]), model)
+        output = model(batch)
+        kind = int(row["kind"][-1])
+        right.append(output.predictions["kind"][0].argmax().item() == kind)
+        losses.append(-output.predictions["kind"][0].log_softmax(0)[kind].item())
+        if row["size"] is not None:
+            errors.append(abs(output.predictions["size"][0].item() * 8 + 15 - float(row["size"])))
+    assert report.numbers["kind/accuracy"] == pytest.approx(np.mean(right))
+    assert report.numbers["kind/loss"] == pytest.approx(np.mean(losses), abs=1e-5)
+    assert report.numbers["size/mae"] == pytest.approx(np.mean(errors), abs=1e-4)
+    assert len(report.tasks["size"].labels) == len(errors) == 9
+    assert report.numbers["loss"] == pytest.approx(report.numbers["kind/loss"] + report.numbers["size/loss"])
+    assert "kind1" in str(report)
+    assert "12 samples" in str(report)
+
+
+def test_hiding_everything_is_counted(tmp_path):
+    table = read_table(write_rows(tmp_path))
+    model = make_model()
+
+    report = evaluate(model, load_batches(table, model), hide=["image", "audio", "text"])
+
+    assert report.without_any_modality == 12
+    assert "12 of them without any modality" in str(report)
+
+
+def test_answers_stand_beside_their_rows_and_can_be_written(tmp_path):
+    table = read_table(write_rows(tmp_path))
+    model = make_model(fusion="WeightedAverage").eval()
+
+    rows = predict(model, load_batches(table, model, batch_size=5))
+    write_answers(rows, tmp_path / "answers.csv")
+    write_answers(rows, tmp_path / "answers.jsonl")
+
+    assert [row["text"] for row in rows] == table.column("text")
+    for i, row in enumerate(rows):
+        probabilities = [row[f"kind_p(kind{c})"] for c in range(3)]
+        assert sum(probabilities) == pytest.approx(1.0, abs=1e-6)
+        assert row["kind_probability"] == max(probabilities)
+        assert row["kind_predicted"] == f"kind{int(np.argmax(probabilities))}"
+        assert row["weight(audio)"] == 0.0 or table.rows[i]["audio"] is not None
+    assert read_table(tmp_path / "answers.csv").column("kind_predicted") == [row["kind_predicted"] for row in rows]
+    lines = (tmp_path / "answers.jsonl").read_text().splitlines()
+    assert json.loads(lines[0]) == pytest.approx(rows[0])
+
+
+@pytest.mark.plain
+def test_what_cannot_be_evaluated_is_refused(tmp_path):
+    path = write_rows(tmp_path)
+    model = make_model()
+    table = read_table(path)
+
+    with pytest.raises(ValueError, match="There is not one batch. Expected at least one"):
+        evaluate(model, [])
+    with pytest.raises(ValueError, match=r"evaluate found no known label in 12 samples.* \['kind', 'size'\]"):
+        evaluate(model, load_batches(read_table(path, columns={"a": "kind", "b": "size"}), model))
+    with pytest.raises(ValueError, match="predict got batches in a random order. Expected the order of the table"):
+        predict(model, load_batches(table, model, train=True))
+    with pytest.raises(ValueError, match="write_rows got the kind of file='.xls'. Expected one of"):
+        write_answers([{}], tmp_path / "a.xls")
+    with torch.no_grad():
+        model.tasks["kind"].classify.bias.fill_(float("nan"))
+    with pytest.raises(ValueError, match="evaluate got answers that are not finite from the task Classification"):
+        evaluate(model, load_batches(table, model))
+
+
+def test_batches_that_are_not_of_a_table_give_answers_alone():
+    model = make_model()
+    image = Input(torch.zeros(2, 3, 16, 16), torch.tensor([True, False]))
+
+    rows = predict(model, [Batch({"image": image})])
+
+    assert len(rows) == 2
+    assert set(rows[0]) == {
+        "kind_predicted",
+        "kind_probability",
+        "kind_p(kind0)",
+        "kind_p(kind1)",
+        "kind_p(kind2)",
+        "size_predicted",
+    }
