@@ -32,7 +32,9 @@ def test_json_lines_and_frames_give_the_same_cells_as_csv(tmp_path):
 
     from_lines, from_frame = read_table(path), read_table(frame, root=tmp_path)
 
-    for table in (from_lines, from_frame):
+    from_list = read_table(rows)
+
+    for table in (from_lines, from_frame, from_list):
         assert table.column("text") == ["hi", None, "ho"]
         assert table.column("label") == ["3", "4", None]
     assert from_lines.column("tags") == [["a", "b"], None, []]

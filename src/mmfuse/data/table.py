@@ -105,16 +105,19 @@ def read_table(
     ``NA`` are labels. Paths in cells are relative to the table.
 
     Args:
-        source: a ``.csv`` or ``.jsonl`` file, or a pandas frame (missing values are empty cells).
+        source: a ``.csv`` or ``.jsonl`` file, a pandas frame (missing values are empty cells), or a list of rows, each
+            a mapping from column to cell.
         columns: names that differ: ``{"image": "photo_file"}`` reads the modality ``image`` from the column
             ``photo_file``; ``{"audio": None}`` says that this table has no ``audio`` at all.
-        root: what paths are relative to, if not the folder of the file (for a frame: the working folder).
+        root: what paths are relative to, if not the folder of the file (for a frame or a list: the working folder).
 
     Raises:
         DataError: the file is missing, empty, of an unknown kind, or has a broken line; the message names the line.
     """
     if hasattr(source, "to_dict") and hasattr(source, "columns"):
         name, folder, (header, numbered) = "the frame", Path.cwd(), _read_frame(source)
+    elif isinstance(source, list | tuple):
+        name, folder, (header, numbered) = "the list", Path.cwd(), _gather(enumerate(source))
     else:
         path = Path(source)
         name, folder, (header, numbered) = path.name, path.parent, _read_file(path)
@@ -169,7 +172,7 @@ def _read_csv(path: Path) -> Rows:
 
 
 def _read_json_lines(path: Path) -> Rows:
-    rows: list[tuple[int, dict[str, Any]]] = []
+    rows: list[tuple[int, Mapping[str, Any]]] = []
     for number, text in enumerate(_lines(path), start=1):
         if not text.strip():
             continue
@@ -181,9 +184,15 @@ def _read_json_lines(path: Path) -> Rows:
             raise DataError(
                 f"{path.name} line {number} is a {type(row).__name__}. Expected an object with named cells."
             )
-        rows.append((number, {name: _cell(value) for name, value in row.items()}))
-    header = list(dict.fromkeys(name for _, row in rows for name in row))
-    return header, [(number, {name: row.get(name) for name in header}) for number, row in rows]
+        rows.append((number, row))
+    return _gather(rows)
+
+
+def _gather(rows: Iterable[tuple[int, Mapping[str, Any]]]) -> Rows:
+    """Rows that may lack some of the columns."""
+    rows = list(rows)
+    header = list(dict.fromkeys(str(name) for _, row in rows for name in row))
+    return header, [(number, {name: _cell(row.get(name)) for name in header}) for number, row in rows]
 
 
 def _read_frame(frame: Any) -> Rows:
