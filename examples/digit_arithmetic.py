@@ -35,8 +35,8 @@ from mmfuse.training import fit, seed_everything
 MODALITIES = ("image", "audio", "text")
 SINGLES = [(name,) for name in MODALITIES]
 PAIRS = [("image", "audio"), ("image", "text"), ("audio", "text")]
-FULL = {"rows": {"train": 6000, "validation": 500, "test": 1000}, "epochs": 12}
-QUICK = {"rows": {"train": 1500, "validation": 250, "test": 500}, "epochs": 10}
+FULL = {"rows": {"train": 6000, "validation": 500, "test": 1000}, "epochs": 10}
+QUICK = {"rows": {"train": 1000, "validation": 200, "test": 300}, "epochs": 10}
 
 
 def main() -> None:
@@ -91,7 +91,7 @@ def train_one(folder: Path, fusion: str, modalities: tuple[str, ...], audio: str
         batches["train"],
         batches["validation"],
         epochs=epochs,
-        learning_rate=2e-3,
+        learning_rate=3e-3,
         select="result/accuracy",
         progress=False,
     )

@@ -158,8 +158,8 @@ def split_handwriting(seed: int) -> dict[str, list[Drawing]]:
     from sklearn.model_selection import train_test_split
 
     digits = load_digits().target.tolist()
-    train, other = train_test_split(range(len(digits)), train_size=1200, stratify=digits, random_state=seed)
-    validation, test = train_test_split(other, train_size=250, stratify=[digits[i] for i in other], random_state=seed)
+    train, other = train_test_split(range(len(digits)), train_size=1300, stratify=digits, random_state=seed)
+    validation, test = train_test_split(other, train_size=200, stratify=[digits[i] for i in other], random_state=seed)
     parts = [[Drawing(digits[i], i) for i in some] for some in (train, validation, test)]
     return dict(zip(SPLITS, parts, strict=True))
 

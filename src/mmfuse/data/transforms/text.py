@@ -55,13 +55,13 @@ class TextTransform:
         return torch.tensor([self.padding], dtype=torch.int64)
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int = 4000, *, max_length: int = 512) -> Any:
+def train_tokenizer(texts: Iterable[str | None], vocab_size: int = 4000, *, max_length: int = 512) -> Any:
     """A WordPiece tokenizer in the manner of BERT, lower case, learnt from ``texts``; the same for the same texts.
 
     Devlin et al., 2019, https://arxiv.org/abs/1810.04805
 
     Args:
-        texts: what to learn from.
+        texts: what to learn from; None, an absent text, is passed over.
         vocab_size: largest number of ids, except that every letter gets one; fewer if the texts do not hold so many.
         max_length: ``model_max_length`` of the tokenizer.
     """
@@ -69,7 +69,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 4000, *, max_length:
     from transformers import PreTrainedTokenizerFast
 
     require_positive("train_tokenizer", vocab_size=vocab_size - len(SPECIAL))
-    vocabulary = _learn_pieces(list(texts), vocab_size)
+    vocabulary = _learn_pieces([text for text in texts if text is not None], vocab_size)
     tokenizer = _bert_tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.decoder = decoders.WordPiece()
     tokenizer.post_processor = processors.TemplateProcessing(
