@@ -144,6 +144,8 @@ def test_what_cannot_be_loaded_is_refused_before_anything_is_read(tmp_path):
         load_batches(read_table(path), model)
     with pytest.raises(DataError, match="has no column 'kind'"):
         load_batches(read_table(path, columns={"label": "kind"}), model, train=True)
+    with pytest.raises(DataError, match="column 'kind' has no label. Expected at least one to train on"):
+        load_batches(read_table(path, columns={"a": "kind", "kind": None}), model, train=True)
     with pytest.raises(DataError, match=r"has no column 'audio'.* read_table\(..., columns={'audio': 'its name'}\)"):
         load_batches(read_table(path, columns={"sound": "audio"}), model)
     with pytest.raises(ValueError, match="TableDataset got on_error='skip'. Expected one of"):

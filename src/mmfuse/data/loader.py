@@ -46,7 +46,8 @@ def load_batches(  # noqa: PLR0913  flat keywords, as of torch's DataLoader
     chosen = {name: transforms.get(name) or encoder.transform(train) for name, encoder in model.encoders.items()}
     if train:
         for name in model.tasks:
-            table.require_column(name)
+            if all(cell is None for cell in table.column(name)):
+                raise DataError(f"{table.name}: column {name!r} has no label. Expected at least one to train on.")
     dataset = TableDataset(table, chosen, model.tasks, on_error=on_error, cache=cache, seed=seed)
     return Loader(dataset, model.tasks, batch_size=batch_size, shuffle=train, workers=workers, seed=seed)
 
