@@ -1,6 +1,6 @@
 """The main example: a written digit, a spoken one, and a sentence that says what to do with them.
 
-    python examples/digit_arithmetic.py                       # train, compare, draw; about six minutes on two cores
+    python examples/digit_arithmetic.py                       # train, compare, draw; six to eight minutes on two cores
     python examples/digit_arithmetic.py --ask IMAGE WAV "What is the sum of the two numbers?"     ('-' where absent)
 
 No modality means anything alone. A model of an image, a sound and a text encoder answers twice: with a class and with a
