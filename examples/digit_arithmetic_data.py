@@ -29,7 +29,6 @@ SUM = (
     "What is {a} plus {b}?",
     "Give the sum of {a} and {b}.",
     "What do you get when {a} is added to {b}?",
-    "How much do {a} and {b} make together?",
     "Add {pair}.",
     "What is the sum of {pair}?",
     "How much do {pair} make together?",
@@ -40,23 +39,19 @@ MINUS = (
     "Start with {a} and take {b} away.",
     "Take {b} from {a}.",
     "What is left when {b} is taken from {a}?",
-    "Subtract {b} from {a}.",
 )
 APART = (
     "How far apart are {a} and {b}?",
     "Give the distance between {a} and {b}.",
     "How many steps lie between {a} and {b}?",
     "How far apart are {pair}?",
-    "Give the distance between {pair}.",
 )
 COMPARE = (
     "Which is {more}, {a} or {b}?",
     "Give the {more} of {a} and {b}.",
     "Of {a} and {b}, which is the {more}?",
-    "Compare {a} with {b} and name the {more}.",
     "Between {a} and {b}, pick the {more}.",
     "Which of {pair} is {more}?",
-    "Give the {more} of {pair}.",
     "Compare {pair} and pick the {more}.",
 )
 TEMPLATES = dict(zip(OPERATIONS, (SUM, MINUS, APART, COMPARE, COMPARE), strict=True))
@@ -239,7 +234,6 @@ def _write_voices(folder: Path, recordings: Iterable[Recording], speaker, rng: n
 def _trim(signal: np.ndarray) -> np.ndarray:
     """From 20 ms before it gets loud to 20 ms after."""
     window = RATE_HZ // 100
-    # Not np.convolve: its last bits depend on where the array lies in memory, and with them the end of the clip.
     energy = np.cumsum(np.pad(signal**2, (window // 2 + 1, window // 2)))
     loudness = np.sqrt(np.maximum(energy[window:] - energy[:-window], 0.0))
     loud = np.flatnonzero(loudness > 0.02 * loudness.max())
