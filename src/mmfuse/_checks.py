@@ -84,3 +84,29 @@ def require_dims(owner: str, dims: Mapping[str, int], dim: int) -> None:
         )
     require_free_names("A modality", dims)
     require_positive(owner, dim=dim, **dims)
+
+
+def require_two(owner: str, dims: Mapping[str, int], dim: int, instead: str) -> None:
+    """Raise ValueError unless a fusion that is defined for two modalities was given two."""
+    require_dims(owner, dims, dim)
+    if len(dims) != 2:
+        raise ValueError(
+            f"{owner} got {len(dims)} modalities: {sorted(dims)}. Expected exactly two: its equation has two factors. "
+            f"Use {instead} for another number, or Nested to fuse two first."
+        )
+
+
+def require_main(owner: str, main: str | None, dims: Mapping[str, int]) -> str:
+    """The main modality of a fusion: the first one if None; ValueError unless it is one of ``dims``."""
+    if main is None:
+        return next(iter(dims))
+    if main not in dims:
+        raise ValueError(f"{owner} got main={main!r}. Expected one of {sorted(dims)}.{nearest(main, dims)}")
+    return main
+
+
+def require_share(owner: str, **shares: float) -> None:
+    """Raise ValueError unless every named number, such as a dropout, is from 0 to below 1."""
+    for name, share in shares.items():
+        if not 0 <= share < 1:
+            raise ValueError(f"{owner} got {name}={share}. Expected a share from 0 to below 1. Try {name}=0.1.")

@@ -1,1 +1,1 @@
-"""Parts with more than one user: masking, attention."""
+"""Parts with more than one user: masking, attention, transformer blocks, reading of modalities."""

@@ -10,6 +10,8 @@ class Attention(nn.Module):
     """Scaled dot-product attention (Vaswani et al., 2017, eq. 1) of a query sequence over a key sequence.
 
     A sample without a real key gets zeros, with finite gradients. Keys under a False mask must be finite: zero them.
+    On a CPU, dropout of the attention weights makes torch build them all (twice the time, many times the memory):
+    leave it at 0 there and put dropout behind the attention.
 
     Args:
         dim: width of the queries and of the result.
@@ -35,12 +37,16 @@ class Attention(nn.Module):
         self,
         queries: Float[Tensor, "batch query dim"],
         keys: Float[Tensor, "batch time key_dim"],
-        mask: Bool[Tensor, "batch time"],
+        mask: Bool[Tensor, "batch time"] | None = None,
     ) -> Float[Tensor, "batch query dim"]:
+        """What each query reads; without a mask every key is real."""
         q = self.query(queries).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (batch, head, query, dim/head)
         k, v = self.key_value(keys).unflatten(-1, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        dropout = self.dropout if self.training else 0.0
+        if mask is None:
+            return self.out(F.scaled_dot_product_attention(q, k, v, dropout_p=dropout).transpose(1, 2).flatten(2))
         readable = mask.any(dim=1)[:, None, None]  # (batch, 1, 1)
         # True = take part. A row without keys attends to everything and is zeroed after: every backend agrees on that.
         take_part = (mask[:, None] | ~readable)[:, None]  # (batch, 1, 1, time)
-        heads = F.scaled_dot_product_attention(q, k, v, take_part, dropout_p=self.dropout if self.training else 0.0)
+        heads = F.scaled_dot_product_attention(q, k, v, take_part, dropout_p=dropout)
         return torch.where(readable, self.out(heads.transpose(1, 2).flatten(2)), 0.0)

@@ -1,0 +1,35 @@
+"""What a fusion reads of its modalities, with zeros where nothing is real, and what it reports of them."""
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from mmfuse.contracts import Features
+
+
+def read_pooled(
+    features: Mapping[str, Features], names: Iterable[str]
+) -> tuple[dict[str, Float[Tensor, "batch _"]], Bool[Tensor, "batch modality"]]:
+    """The pooled vectors of some modalities, zeros where absent, and which modalities each sample has.
+
+    As :meth:`Features.zeroed`, without touching the tokens: call it before the first parameter.
+    """
+    present = {name: features[name].present for name in names}
+    pooled = {name: features[name].pooled.masked_fill(~here[:, None], 0.0) for name, here in present.items()}
+    return pooled, torch.stack(list(present.values()), dim=1)
+
+
+def read_tokens(
+    features: Mapping[str, Features], names: Iterable[str]
+) -> tuple[dict[str, Float[Tensor, "batch _ _"]], dict[str, Bool[Tensor, "batch _"]]]:
+    """The tokens of some modalities, zeros where not real, and their masks."""
+    chosen = {name: features[name] for name in names}
+    tokens = {name: x.tokens.masked_fill(~x.mask[..., None], 0.0) for name, x in chosen.items()}
+    return tokens, {name: x.mask for name, x in chosen.items()}
+
+
+def by_name(names: Iterable[str], weights: Float[Tensor, "batch modality"]) -> dict[str, Float[Tensor, " batch"]]:
+    """The column of each modality, by its name: what ``Fused.weights`` takes."""
+    return dict(zip(names, weights.unbind(dim=1), strict=True))
