@@ -112,52 +112,6 @@ def test_weighted_average_equals_its_equation(given):
         torch.testing.assert_close(fused.features.pooled[i], expected, rtol=0, atol=1e-7 if given else 1e-12)
 
 
-def test_cross_attention_equals_its_equation():
-    torch.manual_seed(0)
-    fusion = CrossAttention(DIMS, 8, num_heads=2, num_layers=2).double()
-    features = random_features()
-
-    fused = fusion(features)
-
-    for i in range(5):
-        expected = cross_attention_of_one_sample(fusion, {n: x.tokens[i, x.mask[i]] for n, x in features.items()})
-        torch.testing.assert_close(fused.features.pooled[i], expected, rtol=0, atol=1e-12)
-
-
-def cross_attention_of_one_sample(fusion: CrossAttention, real: dict[str, torch.Tensor]) -> torch.Tensor:
-    """The equation, token by token and head by head, over the real tokens of one sample."""
-    z = {name: [linear(fusion.project[name], x) for x in tokens] for name, tokens in real.items()}
-    for layer in fusion.layers:
-        before, z = z, {}
-        for name, tokens in before.items():
-            part = layer[name]
-            keys = [layer[n].norm_keys(x) for n in before if n != name for x in before[n]]
-            z[name] = []
-            for x in tokens:
-                y = x + attend(part.attention, part.norm_keys(x), keys) if keys else x
-                hidden = linear(part.feed_forward[0], part.norm(y))
-                hidden = 0.5 * hidden * (1 + torch.erf(hidden / 2**0.5))
-                z[name].append(y + linear(part.feed_forward[2], hidden))
-    slots = [
-        sum(fusion.norm[name](x) for x in tokens) / len(tokens) if tokens else fusion.absent[name]
-        for name, tokens in z.items()
-    ]
-    return linear(fusion.out, torch.cat(slots))
-
-
-def attend(attention: nn.Module, query: torch.Tensor, keys: list[torch.Tensor]) -> torch.Tensor:
-    """Two heads of width four, one query."""
-    q = linear(attention.query, query)
-    both = [linear(attention.key_value, key) for key in keys]
-    heads = []
-    for head in range(2):
-        part = slice(4 * head, 4 * head + 4)
-        scores = [q[part] @ kv[:8][part] / 2 for kv in both]
-        total = sum(torch.exp(score) for score in scores)
-        heads.append(sum(torch.exp(score) / total * kv[8:][part] for score, kv in zip(scores, both, strict=True)))
-    return linear(attention.out, torch.cat(heads))
-
-
 @pytest.mark.plain
 @pytest.mark.parametrize(
     ("build", "message"),
