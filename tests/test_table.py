@@ -1,5 +1,6 @@
 """Tables: what is read, what is refused, and what the messages say."""
 
+import csv
 import json
 
 import pandas as pd
@@ -93,6 +94,8 @@ def test_a_split_has_every_row_once_and_keeps_groups_together(tmp_path):
         ("t.csv", "a,b,a\n1,2,3\n", r"t.csv has columns of one name: \['a'\]. Expected different names"),
         ("t.csv", "a,b\n1,2\n1,2,3\n", "t.csv line 3 has 3 cells. Expected 2, as in the header. Put cells"),
         ("t.csv", b"a\n\xff\xfe\n", "t.csv is not UTF-8 text"),
+        ("t.csv", 'y,text\n1,a\n2,"open\n3,b\n', "t.csv line 4 is not CSV: .* Expected quotation marks in pairs. Put"),
+        ("t.csv", 'y,text\n1,"a" word\n', "t.csv line 2 is not CSV: .* Expected quotation marks in pairs. Put"),
         ("t.jsonl", '{"a": 1}\n{"a": \n', "t.jsonl line 2 is not JSON: .* Expected one object a line"),
         ("t.jsonl", "[1]\n", "t.jsonl line 1 is a list. Expected an object with named cells"),
         ("t.xlsx", "x", r"t.xlsx is of an unknown kind '.xlsx'. Expected .csv or .jsonl. Convert it"),
@@ -115,5 +118,46 @@ def test_wrong_names_are_answered_with_the_nearest(tmp_path):
         table.column("lable")
     with pytest.raises(DataError, match="has no column 'photo'"):
         read_table(tmp_path / "train.csv", columns={"image": "photo"})
-    with pytest.raises(DataError, match="column 'age' is not numeric: .* Expected numbers"):
+    with pytest.raises(DataError, match="has no column 'photo'.* with None for its name if this table has none"):
+        table.column("photo")
+    with pytest.raises(DataError, match="line 2: column 'age' is not numeric: 'old'. Expected numbers. Mend the cell"):
         table.statistics("age")
+
+
+def test_a_long_text_is_a_cell_like_any_other(tmp_path):
+    limit = csv.field_size_limit()
+
+    table = read_table(write(tmp_path / "t.csv", "text,y\n" + "word " * 40_000 + ",1\n"))
+
+    assert len(table.rows[0]["text"]) == 200_000
+    assert csv.field_size_limit() == limit
+
+
+def test_names_of_columns_may_be_numbers():
+    assert read_table([{1: "a"}, {"1": "b", 2: 3}]).rows == ({"1": "a", "2": None}, {"1": "b", "2": "3"})
+
+
+def test_the_order_of_classes_does_not_depend_on_chance():
+    rows = [{"y": label} for label in ("10", "nan", "9", "Inf")]
+
+    assert read_table(rows).classes("y") == ["10", "9", "Inf", "nan"]
+
+
+@pytest.mark.plain
+@pytest.mark.parametrize(
+    ("act", "message"),
+    [
+        (
+            lambda: read_table(["a", "b"]),
+            "Row 0 of the list is a str. Expected a mapping from column to cell. Write it",
+        ),
+        (lambda: read_table(pd.DataFrame([[1, 2]], columns=["a", "a"])), r"the frame has columns of one name: \['a'\]"),
+        (lambda: read_table([{"y": 1.5}, {"y": "inf"}]).statistics("y"), "line 1: column 'y' is not numeric: 'inf'"),
+        (lambda: read_table([{"y": [1, 2]}]).statistics("y"), r"line 0: column 'y' is not numeric: \['1', '2'\]"),
+        (lambda: read_table([{"y": None}]).statistics("y"), "column 'y' has no number. Expected at least one. Fill"),
+        (lambda: read_table([{"y": None}]).classes("y"), "column 'y' has no label. Expected at least one. Fill"),
+    ],
+)
+def test_what_is_no_table_of_numbers_or_labels_is_refused(act, message):
+    with pytest.raises(DataError, match=message):
+        act()

@@ -1,15 +1,14 @@
 """Tables of samples: CSV, JSON Lines or a pandas frame in, rows of cells out."""
 
-import csv
-import json
 import math
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mmfuse._checks import nearest
+from mmfuse.data._rows import gather, read_file, read_frame
 from mmfuse.data.errors import DataError
 
 
@@ -52,15 +51,25 @@ class Table:
 
     def statistics(self, name: str) -> dict[str, float]:
         """Mean and standard deviation of a column of numbers, as ``Regression`` takes them: of the training table."""
-        try:
-            numbers = [float(cell) for cell in self.column(name) if cell is not None]
-        except ValueError as error:
-            raise DataError(f"{self.name}: column {name!r} is not numeric: {error}. Expected numbers.") from None
+        cells = zip(self.lines, self.column(name), strict=True)
+        numbers = [self._number(name, line, cell) for line, cell in cells if cell is not None]
         if not numbers:
             raise DataError(f"{self.name}: column {name!r} has no number. Expected at least one. Fill some cells.")
         mean = math.fsum(numbers) / len(numbers)
         std = math.sqrt(math.fsum((x - mean) ** 2 for x in numbers) / len(numbers))
         return {"mean": mean, "std": std or 1.0}
+
+    def _number(self, name: str, line: int, cell: Any) -> float:
+        try:
+            number = float(cell)
+        except (TypeError, ValueError):
+            number = math.nan
+        if not math.isfinite(number):
+            raise DataError(
+                f"{self.name} line {line}: column {name!r} is not numeric: {cell!r}. Expected numbers. "
+                "Mend the cell, or leave it empty for an unknown label."
+            )
+        return number
 
     def take(self, indices: Iterable[int]) -> "Table":
         """Some rows, in the order given."""
@@ -92,7 +101,8 @@ class Table:
             raise DataError(
                 f"{self.name} has no column {name!r}. Expected one of {list(self.columns)}."
                 f"{nearest(name, self.columns)} "
-                f"Or say where it stands: read_table(..., columns={{{name!r}: 'its name'}})."
+                f"Or say where it stands: read_table(..., columns={{{name!r}: 'its name'}}), with None for its name "
+                "if this table has none."
             )
 
 
@@ -115,12 +125,12 @@ def read_table(
         DataError: the file is missing, empty, of an unknown kind, or has a broken line; the message names the line.
     """
     if hasattr(source, "to_dict") and hasattr(source, "columns"):
-        name, folder, (header, numbered) = "the frame", Path.cwd(), _read_frame(source)
+        name, folder, (header, numbered) = "the frame", Path.cwd(), read_frame(source)
     elif isinstance(source, list | tuple):
-        name, folder, (header, numbered) = "the list", Path.cwd(), _gather(enumerate(source))
+        name, folder, (header, numbered) = "the list", Path.cwd(), gather(enumerate(source))
     else:
         path = Path(source)
-        name, folder, (header, numbered) = path.name, path.parent, _read_file(path)
+        name, folder, (header, numbered) = path.name, path.parent, read_file(path)
     if not numbered:
         raise DataError(f"{name} has no rows. Expected at least one below the header. Is it the right file?")
     table = Table(
@@ -133,83 +143,6 @@ def read_table(
     return _rename(table, columns or {})
 
 
-Rows = tuple[list[str], list[tuple[int, dict[str, Any]]]]  # the header, and each row with its line
-
-
-def _read_file(path: Path) -> Rows:
-    if not path.is_file():
-        near = nearest(path.name, [p.name for p in path.parent.glob("*")]) if path.parent.is_dir() else ""
-        raise DataError(f"{path} is not a file. Expected a .csv or .jsonl table.{near} Check the path.")
-    readers = {".csv": _read_csv, ".jsonl": _read_json_lines}
-    if path.suffix.lower() not in readers:
-        raise DataError(
-            f"{path.name} is of an unknown kind {path.suffix!r}. Expected {' or '.join(readers)}. "
-            "Convert it, or read it with pandas and give the frame to read_table."
-        )
-    try:
-        return readers[path.suffix.lower()](path)
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path.name} is not UTF-8 text ({error.reason}). Expected UTF-8. Save it so.") from None
-
-
-def _read_csv(path: Path) -> Rows:
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.reader(file)
-        header = next(reader, [])
-        if twice := sorted({name for name in header if header.count(name) > 1}):
-            raise DataError(f"{path.name} has columns of one name: {twice}. Expected different names. Rename them.")
-        rows = []
-        for cells in reader:
-            if not cells:
-                continue
-            if len(cells) != len(header):
-                raise DataError(
-                    f"{path.name} line {reader.line_num} has {len(cells)} cells. Expected {len(header)}, as in the "
-                    "header. Put cells that contain a comma between double quotes."
-                )
-            rows.append((reader.line_num, dict(zip(header, map(_empty_to_none, cells), strict=True))))
-    return header, rows
-
-
-def _read_json_lines(path: Path) -> Rows:
-    rows: list[tuple[int, Mapping[str, Any]]] = []
-    for number, text in enumerate(_lines(path), start=1):
-        if not text.strip():
-            continue
-        try:
-            row = json.loads(text)
-        except ValueError as error:
-            raise DataError(f"{path.name} line {number} is not JSON: {error}. Expected one object a line.") from None
-        if not isinstance(row, dict):
-            raise DataError(
-                f"{path.name} line {number} is a {type(row).__name__}. Expected an object with named cells."
-            )
-        rows.append((number, row))
-    return _gather(rows)
-
-
-def _gather(rows: Iterable[tuple[int, Mapping[str, Any]]]) -> Rows:
-    """Rows that may lack some of the columns."""
-    rows = list(rows)
-    header = list(dict.fromkeys(str(name) for _, row in rows for name in row))
-    return header, [(number, {name: _cell(row.get(name)) for name in header}) for number, row in rows]
-
-
-def _read_frame(frame: Any) -> Rows:
-    header = [str(name) for name in frame.columns]
-    absent = frame.isna().to_numpy()
-    records = [
-        (i, {name: None if empty else _cell(value) for name, value, empty in zip(header, row, gone, strict=True)})
-        for i, (row, gone) in enumerate(zip(frame.itertuples(index=False), absent, strict=True))
-    ]
-    return header, records
-
-
-def _lines(path: Path) -> Iterator[str]:
-    with path.open(encoding="utf-8-sig") as file:
-        yield from file
-
-
 def _rename(table: Table, columns: Mapping[str, str | None]) -> Table:
     for name in columns.values():
         if name is not None:
@@ -218,19 +151,6 @@ def _rename(table: Table, columns: Mapping[str, str | None]) -> Table:
     taken = {**{name: name for name in kept}, **columns}
     rows = tuple({new: None if old is None else row[old] for new, old in taken.items()} for row in table.rows)
     return replace(table, columns=tuple(taken), rows=rows)
-
-
-def _empty_to_none(cell: str) -> str | None:
-    return cell if cell.strip() else None
-
-
-def _cell(value: Any) -> Any:
-    """A JSON or pandas value as a cell: text, a list of text, or None."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return None
-    if isinstance(value, (list, tuple)):
-        return [str(item) for item in value]
-    return _empty_to_none(str(value))
 
 
 def _labels(cell: Any, separator: str | None) -> list[str]:
@@ -244,4 +164,6 @@ def _number_or_text(labels: Iterable[str]) -> Any:
         values = {label: float(label) for label in labels}
     except ValueError:
         return str
+    if not all(map(math.isfinite, values.values())):
+        return str  # nothing is above or below NaN: the order would depend on chance
     return lambda label: (values[label], label)
