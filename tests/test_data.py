@@ -125,6 +125,35 @@ def test_unreadable_files_can_be_absent_and_are_counted(tmp_path, workers):
         fit(model, batches, epochs=1, progress=False)
 
 
+def test_every_row_of_an_unreadable_file_is_counted_with_a_cache_too(tmp_path):
+    (tmp_path / "bad.png").write_bytes(b"RIFFbroken")
+    rows = [{"image": "bad.png", "audio": None, "text": "red apple"}] * 3
+    model = make_model()
+
+    batches = load_batches(read_table(rows, root=tmp_path), model, on_error="absent", cache=True)
+    for _ in range(2):
+        list(batches)
+
+    assert len(batches.dataset.dropped) == 3
+
+
+@pytest.mark.plain
+@pytest.mark.parametrize("cache", [False, True])
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"image": ["a.png", "b.png"]}, "'image': .* The cell is a list. Expected the path of one file. Choose one"),
+        ({"text": ["a", "b"]}, r"'text': The text is a list: \['a', 'b'\]. Expected a string"),
+        ({"size": ["1", "2"]}, r"'size': label \['1', '2'\] is not a finite number. Expected one such as 3.5"),
+    ],
+)
+def test_a_list_where_one_thing_belongs_is_refused(row, message, cache):
+    table = read_table([{"image": None, "audio": None, "text": None} | row])
+
+    with pytest.raises(DataError, match=message):
+        list(load_batches(table, make_model(), cache=cache))
+
+
 def test_nothing_is_said_where_nothing_was_dropped(tmp_path):
     model = make_model()
 

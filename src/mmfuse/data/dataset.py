@@ -86,10 +86,10 @@ class TableDataset(Dataset):
         if cell is None:
             return None
         transform = self.transforms[name]
-        if self._cache is not None and not transform.random:
-            if (name, cell) not in self._cache:
-                self._cache[name, cell] = self._transform(name, row, cell)
-            return self._cache[name, cell]
+        if self._cache is not None and not transform.random and isinstance(cell, str):
+            if (found := self._cache.get((name, cell))) is None:  # a file that was dropped is tried, and counted, again
+                found = self._cache[name, cell] = self._transform(name, row, cell)
+            return found
         with _seeded(self.seed, epoch, row, enabled=transform.random):
             return self._transform(name, row, cell)
 
@@ -111,7 +111,9 @@ class TableDataset(Dataset):
             ) from error
 
 
-def _resolve(root: Path, cell: str) -> Path:
+def _resolve(root: Path, cell: Any) -> Path:
+    if not isinstance(cell, str):
+        raise ValueError(f"The cell is a {type(cell).__name__}. Expected the path of one file. Choose one of them.")
     if "://" in cell:
         raise ValueError(f"{cell!r} is an address. Expected the path of a file. Download it first.")
     path = root / cell

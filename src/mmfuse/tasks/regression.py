@@ -49,7 +49,7 @@ class Regression(nn.Module):
         """The number in a cell."""
         try:
             value = float(cell)
-        except ValueError:
+        except (TypeError, ValueError):
             value = math.nan
         if not math.isfinite(value):
             raise ValueError(
