@@ -171,6 +171,13 @@ def test_a_long_text_is_cut_and_an_empty_one_is_not_absent():
     assert transform.blank().tolist() == [transform.padding] == [tokenizer.pad_token_id]
 
 
+def test_a_tokenizer_without_a_limit_cuts_nothing():
+    tokenizer = train_tokenizer(TEXTS, vocab_size=60)
+    tokenizer.model_max_length = int(1e30)
+
+    assert len(TextTransform(tokenizer)("the plate " * 400)) == 802
+
+
 def test_the_same_texts_give_the_same_tokenizer(tmp_path):
     from transformers import AutoTokenizer
 
@@ -193,6 +200,8 @@ def test_says_what_is_wrong_with_a_text():
         TextTransform(tokenizer, 8)(float("nan"))
     with pytest.raises(ValueError, match=r"train_tokenizer got vocab_size=.*Expected"):
         train_tokenizer(TEXTS, vocab_size=5)
+    with pytest.raises(ValueError, match=r"max_length=2, but 2 special tokens stand in every text\. Expected.*Choose"):
+        TextTransform(tokenizer, 2)
     tokenizer.pad_token = None
     with pytest.raises(ValueError, match=r"TextTransform got a tokenizer without padding token.*Expected.*Set it"):
         TextTransform(tokenizer, 8)

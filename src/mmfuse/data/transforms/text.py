@@ -37,8 +37,13 @@ class TextTransform:
                 "Set it with tokenizer.pad_token = '[PAD]' (or tokenizer.eos_token)."
             )
         self.tokenizer = tokenizer
-        self.max_length = int(max_length or tokenizer.model_max_length)
-        require_positive("TextTransform", max_length=self.max_length)
+        # A tokenizer without a limit says 1e30, which its own code cannot count to.
+        self.max_length = min(int(tokenizer.model_max_length if max_length is None else max_length), 2**31 - 1)
+        if self.max_length <= (special := tokenizer.num_special_tokens_to_add()):
+            raise ValueError(
+                f"TextTransform got max_length={self.max_length}, but {special} special tokens stand in every text. "
+                "Expected room for words beside them. Choose a larger max_length."
+            )
         self.padding = int(tokenizer.pad_token_id)
 
     def __call__(self, value: Any) -> Int[Tensor, " time"]:
