@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from torch import nn
 
 from mmfuse.contracts import Features
 from mmfuse.fusion import FUSIONS, Concat, CrossAttention, WeightedAverage
@@ -65,51 +64,6 @@ def test_bfloat16_autocast_agrees_with_float32(name):
         rough = fusion(features).features.pooled.float()
 
     assert torch.cosine_similarity(exact.flatten(), rough.flatten(), dim=0) > 0.999
-
-
-def linear(layer: nn.Linear, x: torch.Tensor) -> torch.Tensor:
-    """One sample through a linear layer, written out."""
-    return layer.weight @ x + layer.bias
-
-
-def test_concat_equals_its_equation():
-    torch.manual_seed(0)
-    fusion = Concat(DIMS, 8).double()
-    features = random_features()
-
-    fused = fusion(features)
-
-    for i in range(5):
-        slots = []
-        for name, x in features.items():
-            slots.append(linear(fusion.project[name], x.pooled[i]) if x.mask[i].any() else fusion.absent[name])
-        hidden = linear(fusion.mix[0], torch.cat(slots))
-        hidden = 0.5 * hidden * (1 + torch.erf(hidden / 2**0.5))
-        expected = linear(fusion.mix[3], hidden)
-        torch.testing.assert_close(fused.features.pooled[i], expected, rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize("given", [None, {"text": 1.0, "audio": 2.0, "image": 5.0}])
-def test_weighted_average_equals_its_equation(given):
-    torch.manual_seed(0)
-    fusion = WeightedAverage(DIMS, 8, weights=given).double()
-    if given is None:
-        with torch.no_grad():
-            for name in DIMS:
-                fusion.score[name].normal_()
-    features = random_features()
-
-    fused = fusion(features)
-
-    for i in range(6):
-        names = [name for name, x in features.items() if x.mask[i].any()]
-        size = {name: given[name] if given else torch.exp(fusion.score[name]).item() for name in names}
-        expected = torch.zeros(8, dtype=torch.float64)
-        for name in names:
-            share = size[name] / sum(size.values())
-            expected = expected + share * linear(fusion.project[name], features[name].pooled[i])
-            assert fused.weights[name][i].item() == pytest.approx(share, abs=1e-7 if given else 1e-12)
-        torch.testing.assert_close(fused.features.pooled[i], expected, rtol=0, atol=1e-7 if given else 1e-12)
 
 
 @pytest.mark.plain
