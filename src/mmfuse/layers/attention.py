@@ -22,11 +22,7 @@ class Attention(nn.Module):
 
     def __init__(self, dim: int, num_heads: int, *, key_dim: int | None = None, dropout: float = 0.0) -> None:
         super().__init__()
-        if dim % num_heads:
-            raise ValueError(
-                f"Attention cannot split dim={dim} into num_heads={num_heads} equal heads. Expected a multiple. "
-                f"Choose dim={-(-dim // num_heads) * num_heads} or another num_heads."
-            )
+        require_heads("Attention", dim, num_heads)
         self.num_heads = num_heads
         self.dropout = dropout
         self.query = nn.Linear(dim, dim)
@@ -40,8 +36,21 @@ class Attention(nn.Module):
         mask: Bool[Tensor, "batch time"] | None = None,
     ) -> Float[Tensor, "batch query dim"]:
         """What each query reads; without a mask every key is real."""
+        return self.read(queries, self.project(keys), mask)
+
+    def project(self, keys: Float[Tensor, "batch time key_dim"]) -> Float[Tensor, "2 batch head time width"]:
+        """Keys and values of each head. Who reads the same tokens several times projects them once."""
+        return self.key_value(keys).unflatten(-1, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+
+    def read(
+        self,
+        queries: Float[Tensor, "batch query dim"],
+        projected: Float[Tensor, "2 batch head time width"],
+        mask: Bool[Tensor, "batch time"] | None = None,
+    ) -> Float[Tensor, "batch query dim"]:
+        """What each query reads of projected keys and values."""
         q = self.query(queries).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (batch, head, query, dim/head)
-        k, v = self.key_value(keys).unflatten(-1, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        k, v = projected.unbind(0)
         dropout = self.dropout if self.training else 0.0
         if mask is None:
             return self.out(F.scaled_dot_product_attention(q, k, v, dropout_p=dropout).transpose(1, 2).flatten(2))
@@ -50,3 +59,12 @@ class Attention(nn.Module):
         take_part = (mask[:, None] | ~readable)[:, None]  # (batch, 1, 1, time)
         heads = F.scaled_dot_product_attention(q, k, v, take_part, dropout_p=dropout)
         return torch.where(readable, self.out(heads.transpose(1, 2).flatten(2)), 0.0)
+
+
+def require_heads(owner: str, dim: int, num_heads: int) -> None:
+    """Raise ValueError unless ``dim`` can be split into heads."""
+    if dim % num_heads:
+        raise ValueError(
+            f"{owner} cannot split dim={dim} into num_heads={num_heads} equal heads. Expected a multiple. "
+            f"Choose dim={-(-dim // num_heads) * num_heads} or another num_heads."
+        )

@@ -64,6 +64,19 @@ class CrossBlock(nn.Module):
         keys: Float[Tensor, "batch time key_dim"],
         mask: Bool[Tensor, "batch time"] | None = None,
     ) -> Float[Tensor, "batch query dim"]:
-        read = self.attention(self.norm_query(tokens), self.norm_key(keys), mask)
+        return self.read(tokens, self.project(keys), mask)
+
+    def project(self, keys: Float[Tensor, "batch time key_dim"]) -> Float[Tensor, "2 batch head time width"]:
+        """Keys and values of each head. Who applies the block to the same keys several times projects them once."""
+        return self.attention.project(self.norm_key(keys))
+
+    def read(
+        self,
+        tokens: Float[Tensor, "batch query dim"],
+        projected: Float[Tensor, "2 batch head time width"],
+        mask: Bool[Tensor, "batch time"] | None = None,
+    ) -> Float[Tensor, "batch query dim"]:
+        """The block, with keys and values projected before."""
+        read = self.attention.read(self.norm_query(tokens), projected, mask)
         tokens = tokens + self.dropout(read)
         return tokens + self.dropout(self.feed_forward(self.norm_feed_forward(tokens)))
