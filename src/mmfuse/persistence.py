@@ -81,7 +81,8 @@ def load(
     require_same_tensors("The saved model", folder, model.state_dict(), tensors)
     model.load_state_dict(tensors)
     for encoder in model.encoders.values():
-        vars(encoder)["pretrained"] = True  # its weights are trained: further training takes the smaller learning rate
+        # Its weights are trained: further training takes the smaller learning rate.
+        setattr(encoder, "pretrained", True)  # noqa: B010  a plain assignment is unsound to a type checker
     return model.to(device).eval()
 
 
@@ -89,9 +90,10 @@ def _own_classes() -> dict[str, Any]:
     """Everything that a config may name without being told."""
     from mmfuse.encoders import ENCODERS
     from mmfuse.fusion import FUSIONS
+    from mmfuse.missing import MISSING
     from mmfuse.tasks import TASKS
 
-    return {**ENCODERS, **FUSIONS, **TASKS, "MultimodalModel": MultimodalModel}
+    return {**ENCODERS, **FUSIONS, **MISSING, **TASKS, "MultimodalModel": MultimodalModel}
 
 
 def _describe_model(model: MultimodalModel, tokenizers: dict[str, Any]) -> dict[str, Any]:
