@@ -102,6 +102,16 @@ def test_metrics_are_those_of_scikit_learn_or_a_slow_loop():
         assert task.report(*args).strip()
 
 
+def test_one_class_of_a_multilabel_is_scored_as_itself():
+    p, truth = np.array([[0.1], [0.9], [0.8], [0.2]]), np.array([[1.0], [1.0], [0.0], [0.0]])
+    task = MultiLabel(4, ["x"])
+
+    found = task.metrics(p, truth)
+
+    assert found["micro_f1"] == found["macro_f1"] == pytest.approx(f1_score(truth.ravel(), p.ravel() > 0.5))
+    assert task.report(p, truth).split("x")[1].split()[:4] == ["0.50", "0.50", "0.50", "2"]
+
+
 def test_a_class_that_does_not_occur_does_not_spoil_the_metrics():
     p = np.eye(4)[[0, 1, 1]]
 

@@ -76,10 +76,10 @@ class MultiLabel(nn.Module):
         """Micro and macro F1 above the threshold, and the share of samples with every label right."""
         from sklearn.metrics import accuracy_score, f1_score
 
-        chosen, target = (decoded > self.threshold).astype(int), target.astype(int)
+        chosen, target, labels = self._columns(decoded, target)
         return {
-            "micro_f1": float(f1_score(target, chosen, average="micro", zero_division=0)),
-            "macro_f1": float(f1_score(target, chosen, average="macro", zero_division=0)),
+            "micro_f1": float(f1_score(target, chosen, average="micro", labels=labels, zero_division=0)),
+            "macro_f1": float(f1_score(target, chosen, average="macro", labels=labels, zero_division=0)),
             "exact_match": float(accuracy_score(target, chosen)),
         }
 
@@ -87,9 +87,13 @@ class MultiLabel(nn.Module):
         """scikit-learn's report, class by class."""
         from sklearn.metrics import classification_report
 
-        chosen, target = (decoded > self.threshold).astype(int), target.astype(int)
-        numbers = range(len(self.classes))
-        return str(classification_report(target, chosen, labels=numbers, target_names=self.classes, zero_division=0))
+        chosen, target, labels = self._columns(decoded, target)
+        return str(classification_report(target, chosen, labels=labels, target_names=self.classes, zero_division=0))
+
+    def _columns(self, decoded: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[int]]:
+        """Answers and labels as scikit-learn reads them, and what to count: it takes one column for a choice of two."""
+        chosen, labels = (decoded > self.threshold).astype(int), list(range(len(self.classes)))
+        return chosen, target.astype(int), labels if len(labels) > 1 else [1]
 
     def answer(self, decoded: np.ndarray) -> dict[str, Any]:
         """The names above the threshold, and the probability of every class."""
