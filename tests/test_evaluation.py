@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny_data import make_model, write_rows
 
-from mmfuse import Batch, Input
+from mmfuse import Batch, Input, Target
 from mmfuse.data import load_batches, read_table
 from mmfuse.evaluation import evaluate, predict
 from mmfuse.evaluation import write_rows as write_answers
@@ -80,6 +80,51 @@ def test_answers_stand_beside_their_rows_and_can_be_written(tmp_path):
     assert json.loads(lines[0]) == pytest.approx(rows[0])
 
 
+def test_every_part_of_a_model_is_left_as_it_was_found(tmp_path):
+    table = read_table(write_rows(tmp_path))
+    model = make_model().train()
+    model.encoders["image"].eval()
+    before = [part.training for part in model.modules()]
+
+    evaluate(model, load_batches(table, model))
+
+    assert [part.training for part in model.modules()] == before
+
+
+def test_batches_may_have_the_labels_of_different_tasks(tmp_path):
+    table = read_table(write_rows(tmp_path))
+    model = make_model()
+    first, second = load_batches(table, model, batch_size=6)
+
+    report = evaluate(model, [first, Batch(second.inputs, {"kind": second.targets["kind"]})])
+
+    assert len(report.tasks["kind"].labels) == 12
+    assert report.tasks["size"].loss == pytest.approx(evaluate(model, [first]).tasks["size"].loss, abs=1e-6)
+
+
+@pytest.mark.plain
+@pytest.mark.parametrize("act", [evaluate, predict])
+def test_what_could_not_be_read_is_told(tmp_path, act):
+    table = read_table(write_rows(tmp_path))
+    (tmp_path / "0.png").unlink()
+    model = make_model()
+
+    with pytest.warns(UserWarning, match="1 cells could not be read and counted as absent: .* 'image' 0.png") as told:
+        act(model, load_batches(table, model, on_error="absent"))
+
+    assert told[0].filename == __file__
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_workers_change_no_answer(tmp_path, workers):
+    table = read_table(write_rows(tmp_path))
+    model = make_model()
+
+    rows = predict(model, load_batches(table, model, batch_size=5, workers=workers))
+
+    assert rows == predict(model, load_batches(table, model, batch_size=5))
+
+
 @pytest.mark.plain
 def test_what_cannot_be_evaluated_is_refused(tmp_path):
     path = write_rows(tmp_path)
@@ -98,6 +143,14 @@ def test_what_cannot_be_evaluated_is_refused(tmp_path):
         model.tasks["kind"].classify.bias.fill_(float("nan"))
     with pytest.raises(ValueError, match="evaluate got answers that are not finite from the task Classification"):
         evaluate(model, load_batches(table, model))
+    with pytest.raises(ValueError, match="predict got answers that are not finite from the task Classification"):
+        predict(model, load_batches(table, model))
+    (batch,) = load_batches(table, model)
+    with pytest.raises(ValueError, match="Batch.targets: unknown task 'knid'. Expected one of .* Did you mean 'kind'"):
+        evaluate(model, [Batch(batch.inputs, {"knid": batch.targets["kind"]})])
+    wrong = Target(batch.targets["size"].values[:, None], batch.targets["size"].known)
+    with pytest.raises(ValueError, match=r"The loss of the task 'size' has shape \(9, 9\). Expected \(batch=9\)"):
+        evaluate(model, [Batch(batch.inputs, {"size": wrong})])
 
 
 def test_batches_that_are_not_of_a_table_give_answers_alone():

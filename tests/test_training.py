@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 
 import pytest
 import torch
@@ -139,6 +140,30 @@ def test_a_batch_without_any_label_changes_nothing_but_does_not_stop():
         assert torch.equal(value, before[name])
 
 
+def test_a_batch_without_the_labels_of_a_task_counts_as_one_where_none_is_known():
+    one, other = cut(random_batch(10), [6, 4])
+    lacking = Batch(other.inputs, {"sort": other.targets["sort"]})
+    unknown = Target(torch.full((4,), 99.0), torch.zeros(4, dtype=torch.bool))
+    grads = []
+    for batch in (lacking, Batch(other.inputs, {**lacking.targets, "size": unknown})):
+        model, weigh = model_of_vectors(), UncertaintyWeighting(["sort", "size"])
+        optimizer = torch.optim.SGD([*model.parameters(), *weigh.parameters()], lr=0.0)
+        list(train_epoch(model, [one, batch], weigh=weigh, optimizer=optimizer, accumulate=2))
+        grads.append([p.grad for p in [*model.parameters(), *weigh.parameters()]])
+
+    for found, expected in zip(*grads, strict=True):
+        assert torch.equal(found, expected)
+
+
+@pytest.mark.plain
+def test_labels_of_another_shape_are_not_spread_over_the_batch():
+    batch = random_batch(6)
+    wrong = Target(batch.targets["size"].values[:, None], batch.targets["size"].known)
+
+    with pytest.raises(ValueError, match=r"The loss of the task 'size' has shape \(6, 6\). Expected \(batch=6\). Its"):
+        train(model_of_vectors(), [Batch(batch.inputs, {"size": wrong})])
+
+
 def test_clipping_limits_the_norm_of_all_gradients_together():
     model = model_of_vectors()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
@@ -209,6 +234,27 @@ def test_an_input_that_is_not_finite_is_named():
 
     with pytest.raises(NonFiniteError, match="Step 1: .* The first that is not finite is the input 'right'"):
         train(model_of_vectors(), [spoiled])
+
+
+@pytest.mark.plain
+@pytest.mark.parametrize(("label", "where"), [(float("nan"), "the label of 'size'"), (1e30, "a loss too large")])
+def test_a_label_that_makes_the_loss_not_finite_is_not_taken_for_a_gradient(label, where):
+    batch = random_batch(4)
+    spoiled = Target(torch.full((4,), label), torch.ones(4, dtype=torch.bool))
+
+    with pytest.raises(NonFiniteError, match=f"Step 1: the loss of 'size' is not finite. .*{where}"):
+        train(model_of_vectors(), [Batch(batch.inputs, {**batch.targets, "size": spoiled})])
+
+
+@pytest.mark.plain
+def test_what_is_too_large_for_the_precision_only_is_found_in_that_precision():
+    batch = random_batch(4, known=1.0)
+    large = Input(batch.inputs["right"].values * 1e5, torch.ones(4, dtype=torch.bool))
+    precision = Precision("float32", torch.device("cpu"))
+    precision.name = "fp16"
+
+    with pytest.raises(NonFiniteError, match="The first that is not finite is the output of encoders.right.layer"):
+        train(model_of_vectors(), [Batch({**batch.inputs, "right": large}, batch.targets)], precision=precision)
 
 
 @pytest.mark.plain
@@ -352,6 +398,16 @@ def test_the_same_seed_gives_the_same_weights():
         assert torch.equal(value, runs[1][name])
 
 
+@pytest.mark.parametrize("slow", ["left", "right"])
+def test_the_rate_of_the_history_is_that_of_the_new_parameters(slow):
+    model = model_of_vectors()
+    model.encoders[slow].pretrained = True
+
+    history = fit(model, [random_batch(8)], epochs=1, learning_rate=0.01, warmup=0.0, progress=False)
+
+    assert history["learning_rate"] == [0.01]
+
+
 class Interrupted(Exception):
     """Somebody pulled the plug."""
 
@@ -439,6 +495,17 @@ def test_fit_refuses_what_cannot_be_trained_before_it_changes_anything(tmp_path)
         fit(model, iter(batches), epochs=1)
     with pytest.raises(ValueError, match="fit got patience without validation batches"):
         fit(model, batches, epochs=1, patience=3)
+    with pytest.raises(ValueError, match="fit got select without validation batches"):
+        fit(model, batches, epochs=1, select="sort/accuracy")
+    for name in ("accumulate", "clip", "patience"):
+        with pytest.raises(ValueError, match=f"fit got {name}=0. Expected a number above 0"):
+            fit(model, batches, batches, epochs=1, **{name: 0})
+    with pytest.raises(ValueError, match="train_epoch got clip=-1.0. Expected a number above 0"):
+        train(model, batches, clip=-1.0)
+    with pytest.raises(ValueError, match="weight_decay=-0.1. Expected numbers from 0 up. Use 0 for no decay"):
+        fit(model, batches, epochs=1, weight_decay=-0.1)
+    with pytest.raises(ValueError, match="warmup_cosine got warmup=1. Expected a share from 0 to below 1"):
+        fit(model, batches, epochs=1, warmup=1)
     with pytest.raises(ValueError, match="Expected an empty folder, so that nothing is lost. Pass resume=True"):
         fit(model, batches, epochs=1, folder=tmp_path / "run", progress=False)
     with pytest.raises(ValueError, match="fit got resume=True without a folder"):
@@ -449,6 +516,52 @@ def test_fit_refuses_what_cannot_be_trained_before_it_changes_anything(tmp_path)
         fit(model_of_vectors().requires_grad_(False), batches, epochs=1)
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name])
+
+
+@pytest.mark.plain
+def test_a_number_that_the_validation_does_not_give_cannot_choose():
+    unlabelled = random_batch(8)
+    validation = [Batch(unlabelled.inputs, {"sort": unlabelled.targets["sort"]})]
+
+    with pytest.raises(ValueError, match=r"select='size/mae', but no validation sample has a known label for it. Exp"):
+        fit(model_of_vectors(), [random_batch(8)], validation, epochs=1, select="size/mae", progress=False)
+
+
+@pytest.mark.plain
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"learning_rate": 0.5, "seed": 4}, "it got learning_rate=0.5 for 0.001, seed=4 for 0. Expected what the run"),
+        ({"weight_decay": 0.5}, "it got weight_decay=0.5 for 0.01"),
+        ({"select": "sort/accuracy"}, "it got select=sort/accuracy for loss"),
+        ({"freeze": True}, "it got trained={'new, decayed': .*Pass the same again, or begin another run"),
+    ],
+)
+def test_a_run_does_not_go_on_with_what_would_be_ignored(tmp_path, other, message):
+    validation = [random_batch(8, seed=1)]
+    fit(model_of_vectors(), [random_batch(8)], validation, epochs=1, folder=tmp_path, progress=False)
+    model = model_of_vectors(seed=1)
+    model.encoders["left"].requires_grad_(not other.pop("freeze", False))
+    before = copy.deepcopy(model.state_dict())
+
+    with pytest.raises(ValueError, match=f"fit cannot go on with the run in .*: {message}"):
+        fit(model, [random_batch(8)], validation, epochs=2, folder=tmp_path, resume=True, progress=False, **other)
+
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def test_a_run_goes_on_whatever_its_modalities_are_called(tmp_path):
+    batch = random_batch(8)
+    batches = [Batch({"a/1": batch.inputs["left"]}, {"sort": batch.targets["sort"]})]
+
+    def run(epochs):
+        model = MultimodalModel({"a/1": Vector(5)}, Concat({"a/1": 8}, 8), {"sort": Classification(8, 3)})
+        return fit(model, batches, epochs=epochs, folder=tmp_path, resume=True, progress=False)
+
+    run(1)
+
+    assert len(run(2).epochs) == 2
 
 
 @pytest.mark.plain
@@ -479,11 +592,14 @@ def test_a_nan_leaves_the_last_good_checkpoint(tmp_path):
 
 
 def test_a_history_can_be_read_by_name_and_saved(tmp_path):
-    history = History([{"epoch": 1, "train/loss": 2.0}, {"epoch": 2, "train/loss": 1.0, "rate": 0.5}], best_epoch=2)
+    history = History(
+        [{"epoch": 1, "train/loss": 2.0, "r2": math.nan}, {"epoch": 2, "train/loss": 1.0, "rate": 0.5}], best_epoch=2
+    )
 
     history.save(tmp_path / "history.json")
 
     assert history["train/loss"] == [2.0, 1.0]
     assert json.loads((tmp_path / "history.json").read_text())["best_epoch"] == 2
+    assert json.loads((tmp_path / "history.json").read_text())["epochs"][0]["r2"] is None
     with pytest.raises(KeyError, match="The history has no 'loss'. Expected one of"):
         history["loss"]

@@ -1,5 +1,6 @@
 """Batches of a table, in an order that is a function of the seed and the epoch."""
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -95,6 +96,17 @@ class Loader:
             if isinstance(batch, DataError):
                 raise batch
             yield batch
+
+
+def tell_dropped(batches: Any, stacklevel: int) -> None:
+    """Warn of what a loader has made absent because it could not be read; other batches have nothing to tell."""
+    dropped = getattr(getattr(batches, "dataset", None), "dropped", [])
+    if dropped:
+        more = f" and {len(dropped) - 5} more" if len(dropped) > 5 else ""
+        warnings.warn(
+            f"{len(dropped)} cells could not be read and counted as absent: {'; '.join(dropped[:5])}{more}.",
+            stacklevel=stacklevel,
+        )
 
 
 class _Order(Sampler):

@@ -1,14 +1,17 @@
 """Runs a model over batches without training it, and keeps what it answered."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from mmfuse._files import device_of
 from mmfuse.contracts import Batch, Target
+from mmfuse.data.loader import tell_dropped
+from mmfuse.losses import unknown_like
 from mmfuse.missing import hide as hide_modalities
 from mmfuse.model import MultimodalModel
 
@@ -24,10 +27,13 @@ class Collected:
 
 
 def collect(model: MultimodalModel, batches: Iterable[Batch], *, hide: Collection[str] = ()) -> Collected:
-    """Everything that a model answers, in evaluation mode. Nothing leaves the device before the end."""
-    was_training, device = model.training, device_of(model)
+    """Everything that a model answers, in evaluation mode. Nothing leaves the device before the end.
+
+    Warns of files that could not be read, in the name of the caller's caller.
+    """
+    was_training, device = {part: part.training for part in model.modules()}, device_of(model)
     predictions: dict[str, list[Tensor]] = {}
-    targets: dict[str, list[Target]] = {}
+    targets: list[Mapping[str, Target]] = []
     weights: dict[str, list[Tensor]] = {}
     present: list[Tensor] = []
     model.eval()
@@ -38,21 +44,40 @@ def collect(model: MultimodalModel, batches: Iterable[Batch], *, hide: Collectio
                 output = model(batch)
                 present.append(output.fused.features.present)
                 _append(predictions, output.predictions)
-                _append(targets, batch.targets)
+                targets.append(batch.targets)
                 _append(weights, output.fused.weights)
     finally:
-        model.train(was_training)
+        for part, mode in was_training.items():
+            part.training = mode
+    tell_dropped(batches, stacklevel=4)
     if not present:
         raise ValueError("There is not one batch. Expected at least one. Is the table, or the list, empty?")
     return Collected(
         {name: torch.cat(parts) for name, parts in predictions.items()},
-        {
-            name: Target(torch.cat([t.values for t in parts]), torch.cat([t.known for t in parts]))
-            for name, parts in targets.items()
-        },
+        _joined(targets, [len(part) for part in present]),
         {name: torch.cat(parts) for name, parts in weights.items()},
         torch.cat(present),
     )
+
+
+def finite_answers(caller: str, task: Any, prediction: Tensor) -> np.ndarray:
+    """What a task answers, decoded; an answer that is not finite is an error, not the first class."""
+    decoded = task.decode(prediction.float()).cpu()
+    if not decoded.isfinite().all():
+        raise ValueError(
+            f"{caller} got answers that are not finite from the task {type(task).__name__}. Expected finite numbers. "
+            "Look for NaN in the inputs and in the weights, or use the last good checkpoint."
+        )
+    return decoded.numpy()
+
+
+def _joined(targets: Sequence[Mapping[str, Target]], sizes: Sequence[int]) -> dict[str, Target]:
+    """The labels of all batches by task; unknown for the samples of a batch that lacks those of a task."""
+    joined = {}
+    for name, like in {name: target for batch in targets for name, target in batch.items()}.items():
+        parts = [batch.get(name) or unknown_like(like, size) for batch, size in zip(targets, sizes, strict=True)]
+        joined[name] = Target(torch.cat([part.values for part in parts]), torch.cat([part.known for part in parts]))
+    return joined
 
 
 def _append(lists: dict[str, list[Any]], values: Mapping[str, Any]) -> None:

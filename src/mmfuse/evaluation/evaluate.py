@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from mmfuse._checks import require_known_names
 from mmfuse.contracts import Batch, Target
-from mmfuse.evaluation.collect import collect
+from mmfuse.evaluation.collect import collect, finite_answers
+from mmfuse.losses import sample_losses
 from mmfuse.model import MultimodalModel
 
 
@@ -66,8 +67,9 @@ def evaluate(model: MultimodalModel, batches: Iterable[Batch], *, hide: Collecti
         ValueError: there is no sample, or no known label at all.
     """
     found = collect(model, batches, hide=hide)
+    require_known_names("Batch.targets", found.targets, model.tasks, "task")
     tasks = {
-        name: _report(model.tasks[name], found.predictions[name], target)
+        name: _report(name, model.tasks[name], found.predictions[name], target)
         for name, target in found.targets.items()
         if target.known.any()
     }
@@ -84,13 +86,8 @@ def evaluate(model: MultimodalModel, batches: Iterable[Batch], *, hide: Collecti
     )
 
 
-def _report(task: Any, prediction: Tensor, target: Target) -> TaskReport:
+def _report(name: str, task: Any, prediction: Tensor, target: Target) -> TaskReport:
     prediction, values = prediction[target.known].float(), target.values[target.known]
-    loss = float(task.loss(prediction, values).double().mean())
-    decoded, labels = task.decode(prediction).cpu().numpy(), values.cpu().numpy()
-    if not torch.from_numpy(decoded).isfinite().all():
-        raise ValueError(
-            f"evaluate got answers that are not finite from the task {type(task).__name__}. Expected finite numbers. "
-            "Look for NaN in the weights, or use the last good checkpoint."
-        )
+    loss = float(sample_losses(name, task, prediction, values).double().mean())
+    decoded, labels = finite_answers("evaluate", task, prediction), values.cpu().numpy()
     return TaskReport(loss, task.metrics(decoded, labels), task.report(decoded, labels), decoded, labels)

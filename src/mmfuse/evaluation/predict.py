@@ -9,7 +9,7 @@ from typing import Any
 from mmfuse._checks import require_choice
 from mmfuse.contracts import Batch
 from mmfuse.data.loader import Loader
-from mmfuse.evaluation.collect import collect
+from mmfuse.evaluation.collect import collect, finite_answers
 from mmfuse.model import MultimodalModel
 
 
@@ -25,18 +25,18 @@ def predict(model: MultimodalModel, batches: Iterable[Batch], *, hide: Collectio
         batches: from ``load_batches``, in the order of the table (``train=False``), or any batches.
         hide: modalities that are made absent first.
     """
+    if isinstance(batches, Loader) and batches.shuffled:
+        raise ValueError(
+            "predict got batches in a random order. Expected the order of the table, so that answers meet their "
+            "rows. Use load_batches(table, model) without train=True."
+        )
     found = collect(model, batches, hide=hide)
     rows: list[dict[str, Any]] = [{} for _ in found.present]
     if isinstance(batches, Loader):
-        if batches.shuffled:
-            raise ValueError(
-                "predict got batches in a random order. Expected the order of the table, so that answers meet their "
-                "rows. Use load_batches(table, model) without train=True."
-            )
         rows = [dict(cells) for cells in batches.dataset.table.rows]
     for name, prediction in found.predictions.items():
         task: Any = model.tasks[name]
-        for row, decoded in zip(rows, task.decode(prediction.float()).cpu().numpy(), strict=True):
+        for row, decoded in zip(rows, finite_answers("predict", task, prediction), strict=True):
             row.update({f"{name}_{key or 'predicted'}": value for key, value in task.answer(decoded).items()})
     for name, weight in found.weights.items():
         for row, share in zip(rows, weight.tolist(), strict=True):

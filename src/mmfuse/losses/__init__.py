@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from mmfuse.losses.task_losses import known_counts, task_losses
+from mmfuse.losses.task_losses import known_counts, sample_losses, task_losses, unknown_like
 from mmfuse.losses.weighting import GivenWeights, Sum, UncertaintyWeighting
 
 WEIGHTINGS: dict[str, type[nn.Module]] = {
@@ -11,4 +11,13 @@ WEIGHTINGS: dict[str, type[nn.Module]] = {
     "UncertaintyWeighting": UncertaintyWeighting,
 }
 
-__all__ = ["WEIGHTINGS", "GivenWeights", "Sum", "UncertaintyWeighting", "known_counts", "task_losses"]
+__all__ = [
+    "WEIGHTINGS",
+    "GivenWeights",
+    "Sum",
+    "UncertaintyWeighting",
+    "known_counts",
+    "sample_losses",
+    "task_losses",
+    "unknown_like",
+]

@@ -3,9 +3,10 @@
 from collections.abc import Iterable, Mapping
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from mmfuse._checks import require_known_names
+from mmfuse._checks import require_known_names, require_shape
 from mmfuse.contracts import Batch, Output, Target
 
 
@@ -29,7 +30,7 @@ def task_losses(
     for name, target in targets.items():
         if counts is not None and not counts.get(name, 0):
             continue
-        each = _each(tasks[name], output.predictions[name], target)
+        each = _each(name, tasks[name], output.predictions[name], target)
         count = target.known.sum().clamp_min(1) if counts is None else counts[name]
         losses[name] = each.sum() / count
     return losses
@@ -44,10 +45,23 @@ def known_counts(batches: Iterable[Batch]) -> dict[str, int]:
     return counts
 
 
-def _each(task: nn.Module, prediction: Tensor, target: Target) -> Tensor:
+def unknown_like(target: Target, size: int) -> Target:
+    """Labels of the same kind for so many samples, none of them known."""
+    return Target(target.values.new_zeros(size, *target.values.shape[1:]), target.known.new_zeros(size))
+
+
+def sample_losses(name: str, task: nn.Module, prediction: Tensor, values: Tensor) -> Float[Tensor, " batch"]:
+    """The loss of each sample; labels of another shape would be spread over the whole batch without a word."""
+    each: Tensor = task.loss(prediction, values)  # type: ignore[operator]
+    mend = f"Its labels have shape {tuple(values.shape)}: give each sample one of the shape of task.blank()."
+    require_shape(f"The loss of the task {name!r}", each, {"batch": len(values)}, mend)
+    return each
+
+
+def _each(name: str, task: nn.Module, prediction: Tensor, target: Target) -> Tensor:
     """The loss of each sample, 0 where the label is unknown, in float32 or better."""
     known = target.known.reshape(-1, *(1,) * (target.values.dim() - 1))
     # What stands under an unknown label may be anything, NaN included: zeros take its place before it is used.
     values = torch.where(known, target.values, torch.zeros_like(target.values))
     wide = prediction if prediction.itemsize > 4 else prediction.float()
-    return torch.where(target.known, task.loss(wide, values), 0.0)  # type: ignore[operator]
+    return torch.where(target.known, sample_losses(name, task, wide, values), 0.0)

@@ -34,6 +34,11 @@ class Best:
 
     def look(self, epoch: int, numbers: dict[str, float]) -> None:
         """Keep this epoch if it is the best so far."""
+        if self.select not in numbers:
+            raise ValueError(
+                f"fit got select={self.select!r}, but no validation sample has a known label for it. Expected one of "
+                f"{list(numbers)}. Give validation batches that have such labels."
+            )
         score = numbers[self.select] if self._lower_is_better() else -numbers[self.select]
         if not math.isnan(score) and (self.score is None or score < self.score):
             self.epoch, self.score = epoch, score

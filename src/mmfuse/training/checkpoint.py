@@ -39,10 +39,10 @@ def save_checkpoint(folder: Path, parts: Mapping[str, Any], progress: Mapping[st
     write_folder(folder, fill)
 
 
-def load_checkpoint(folder: Path, parts: Mapping[str, Any]) -> dict[str, Any]:
+def load_checkpoint(folder: Path, parts: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
     """Put the state of all parts and the random generators back; returns the progress.
 
-    Everything is read before anything is changed.
+    Everything is read, and ``settings`` compared with those in the progress, before anything is changed.
     """
     state = read_json(folder / "state.json")
     if state.get("version") != VERSION:
@@ -54,8 +54,11 @@ def load_checkpoint(folder: Path, parts: Mapping[str, Any]) -> dict[str, Any]:
     for name, part in parts.items():
         if isinstance(part, nn.Module):
             require_same_tensors(f"The {name} of the checkpoint", folder, part.state_dict(), tensors[name])
+    _require_same_settings(folder, state["progress"]["settings"], plain(settings))
     for name, part in parts.items():
-        part.load_state_dict(_unflatten(tensors[name], state["parts"][name]))
+        flat = isinstance(part, nn.Module)  # a name of the user's may hold the mark of a nested state
+        rest = state["parts"][name]
+        part.load_state_dict({**rest, **tensors[name]} if flat else _unflatten(tensors[name], rest))
     restore_random_states(tensors["random"], state["random"])
     return state["progress"]
 
@@ -65,6 +68,14 @@ def load_weights(folder: Path, model: nn.Module) -> None:
     tensors = read_tensors(folder / "model.safetensors")
     require_same_tensors("The model of the checkpoint", folder, model.state_dict(), tensors)
     model.load_state_dict(tensors)
+
+
+def _require_same_settings(folder: Path, began: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    if other := [f"{name}={now[name]} for {began.get(name)}" for name in now if now[name] != began.get(name)]:
+        raise ValueError(
+            f"fit cannot go on with the run in {folder.parent}: it got {', '.join(other)}. Expected what the run began "
+            "with, because the checkpoint holds it. Pass the same again, or begin another run in another folder."
+        )
 
 
 def _flatten(state: Mapping[Any, Any], prefix: str = "") -> tuple[dict[str, Tensor], Any]:

@@ -1,16 +1,17 @@
 """``fit``: the plain loop with the defaults that a real run needs."""
 
 import time
-import warnings
 from collections.abc import Iterable, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
 from mmfuse._checks import require_positive
 from mmfuse.contracts import Batch
+from mmfuse.data.loader import tell_dropped
 from mmfuse.evaluation.evaluate import evaluate
 from mmfuse.losses import Sum
 from mmfuse.model import MultimodalModel
@@ -67,7 +68,7 @@ def fit(  # noqa: PLR0913  flat keywords, as users of every other trainer expect
         precision: "auto", "float32", "bf16" or "fp16".
         device: a GPU if there is one, if None.
         folder: where checkpoints go: ``last`` after every epoch, and ``best``. None: the best is kept in memory.
-        resume: go on from ``folder/last`` if there is one.
+        resume: go on from ``folder/last`` if there is one, with the rates, decay, ``select`` and ``seed`` of then.
         select: number of the validation report by which the best epoch is chosen: "loss" or "task/metric".
         patience: stop after so many epochs without a better one.
         seed: of dropout and everything else that is random in training.
@@ -79,7 +80,9 @@ def fit(  # noqa: PLR0913  flat keywords, as users of every other trainer expect
     Raises:
         NonFiniteError: a loss or gradient is not finite. No weight has been changed by it.
     """
-    batches = _require_batches(train, epochs, patience, validation)
+    batches = _require_batches(train, validation, select, patience)
+    positive = {"epochs": epochs, "accumulate": accumulate, "clip": clip, "patience": patience}
+    require_positive("fit", **{name: value for name, value in positive.items() if value is not None})
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     seed_everything(seed)
     weigh = (weigh or Sum()).to(device)
@@ -97,13 +100,21 @@ def fit(  # noqa: PLR0913  flat keywords, as users of every other trainer expect
     numeric = Precision(precision, device)
     parts = {"model": model, "weigh": weigh, "optimizer": optimizer, "schedule": schedule, "scaler": numeric.scaler}
     best = Best(model, select, folder)
-    history, step = _start(folder, resume, parts, best)
+    settings = {
+        "learning_rate": learning_rate,
+        "pretrained_learning_rate": pretrained_learning_rate,
+        "weight_decay": weight_decay,
+        "select": select,
+        "seed": seed,
+        "trained": {group["name"]: len(group["params"]) for group in groups},
+    }
+    history, step = _start(folder, resume, parts, best, settings)
     for epoch in range(len(history.epochs) + 1, epochs + 1):
         if best.is_stale(epoch, patience):
             break
         if hasattr(train, "epoch"):
             train.epoch = epoch - 1  # the order of a Loader depends on it
-        rate, began = optimizer.param_groups[-1]["lr"], time.perf_counter()
+        rate, began = _rate(optimizer), time.perf_counter()
         meter = Meter(train, f"epoch {epoch}/{epochs}", show=progress)
         for losses in train_epoch(
             model,
@@ -129,28 +140,37 @@ def fit(  # noqa: PLR0913  flat keywords, as users of every other trainer expect
         history.best_epoch = best.epoch
         if folder is not None:
             best.save_if_new(epoch)
-            save_checkpoint(Path(folder) / "last", parts, {"history": history.epochs, "best": best.state, "step": step})
+            progress_made = {"history": history.epochs, "best": best.state, "step": step, "settings": settings}
+            save_checkpoint(Path(folder) / "last", parts, progress_made)
     best.restore()
-    _tell_dropped(train, validation)
+    tell_dropped(train, stacklevel=3)
     return history
 
 
-def _require_batches(train: Iterable[Batch], epochs: int, patience: int | None, validation: Any) -> int:
+def _require_batches(train: Iterable[Batch], validation: Any, select: str, patience: int | None) -> int:
     """The number of batches in an epoch, or an error before anything is trained."""
-    require_positive("fit", epochs=epochs)
     if not isinstance(train, Sized) or not len(train):
         raise ValueError(
             f"fit got a {type(train).__name__} {'without a batch' if isinstance(train, Sized) else 'without length'} "
             "to train on. Expected batches that can be counted and read once an epoch. Give a Loader, or a list."
         )
-    if patience is not None and validation is None:
+    if validation is None and (patience is not None or select != "loss"):
         raise ValueError(
-            "fit got patience without validation batches. Expected both or neither. Give validation batches."
+            f"fit got {'patience' if patience is not None else 'select'} without validation batches. Expected both or "
+            "neither. Give validation batches."
         )
     return len(train)
 
 
-def _start(folder: str | Path | None, resume: bool, parts: dict[str, Any], best: Best) -> tuple[History, int]:
+def _rate(optimizer: Optimizer) -> float:
+    """The learning rate of the new parameters, or of all if none is new."""
+    groups = optimizer.param_groups
+    return next((group["lr"] for group in groups if group["name"].startswith("new")), groups[0]["lr"])
+
+
+def _start(
+    folder: str | Path | None, resume: bool, parts: dict[str, Any], best: Best, settings: dict[str, Any]
+) -> tuple[History, int]:
     """An empty history, or that of the run in the folder with everything put back."""
     if folder is None:
         if resume:
@@ -164,18 +184,6 @@ def _start(folder: str | Path | None, resume: bool, parts: dict[str, Any], best:
             f"fit found a run in {folder}. Expected an empty folder, so that nothing is lost. "
             "Pass resume=True to go on with that run, or choose another folder."
         )
-    state = load_checkpoint(last, parts)
+    state = load_checkpoint(last, parts, settings)
     best.epoch, best.score = state["best"]["epoch"], state["best"]["score"]
     return History(state["history"], best.epoch), int(state["step"])
-
-
-def _tell_dropped(*loaders: Any) -> None:
-    """Say what was made absent because it could not be read."""
-    for loader in loaders:
-        dropped = getattr(getattr(loader, "dataset", None), "dropped", [])
-        if dropped:
-            more = f" and {len(dropped) - 5} more" if len(dropped) > 5 else ""
-            warnings.warn(
-                f"{len(dropped)} cells could not be read and counted as absent: {'; '.join(dropped[:5])}{more}.",
-                stacklevel=3,
-            )

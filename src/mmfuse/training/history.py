@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mmfuse._files import plain
+
 
 @dataclass
 class History:
@@ -31,5 +33,7 @@ class History:
         return list(self.epochs[-1]) if self.epochs else []
 
     def save(self, path: str | Path) -> None:
-        """Write it as JSON."""
-        Path(path).write_text(json.dumps({"epochs": self.epochs, "best_epoch": self.best_epoch}, indent=1) + "\n")
+        """Write it as JSON, with null for what is not finite."""
+        Path(path).write_text(
+            json.dumps(plain({"epochs": self.epochs, "best_epoch": self.best_epoch}), indent=1) + "\n"
+        )

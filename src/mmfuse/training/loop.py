@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from mmfuse._checks import require_positive
 from mmfuse._files import device_of
 from mmfuse.contracts import Batch, Output
-from mmfuse.losses import known_counts, task_losses
+from mmfuse.losses import known_counts, task_losses, unknown_like
 from mmfuse.model import MultimodalModel
 from mmfuse.training.nonfinite import NonFiniteError, explain_nonfinite
 from mmfuse.training.precision import Precision
@@ -50,18 +51,18 @@ def train_epoch(  # noqa: PLR0913  one keyword for each thing that a step does; 
         schedule: stepped after the optimizer.
         first_step: number of the first step, for messages.
     """
-    require_positive("train_epoch", accumulate=accumulate)
+    require_positive("train_epoch", accumulate=accumulate, clip=1.0 if clip is None else clip)
     precision = precision or Precision("float32", device_of(model))
     scaler = precision.scaler
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     model.train()
     for step, window in enumerate(_windows(batches, accumulate), start=first_step):
         optimizer.zero_grad(set_to_none=True)
-        losses = _backward(model, window, weigh, balance, precision)
+        losses = _backward(model, _with_equal_targets(window), weigh, balance, precision)
         scaler.unscale_(optimizer)
         norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
         if not _may_step(losses, norm, precision):
-            raise NonFiniteError(explain_nonfinite(step, model, window, losses))
+            raise NonFiniteError(explain_nonfinite(step, model, window, losses, precision))
         if clip is not None:
             clip_grads_with_norm_(parameters, clip, norm)
         scaler.step(optimizer)
@@ -113,6 +114,16 @@ def _windows(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
     iterator = iter(batches)
     while window := list(itertools.islice(iterator, size)):
         yield window
+
+
+def _with_equal_targets(window: Sequence[Batch]) -> list[Batch]:
+    """The same batches, with unknown labels for a task that only others have: a weighting counts them as pieces."""
+    tasks = {name: target for batch in window for name, target in batch.targets.items()}
+    completed = []
+    for batch in window:
+        lacking = {name: unknown_like(x, _samples(batch)) for name, x in tasks.items() if name not in batch.targets}
+        completed.append(replace(batch, targets={**batch.targets, **lacking}))
+    return completed
 
 
 def _samples(batch: Batch) -> int:

@@ -10,32 +10,40 @@ from torch.utils import _pytree as pytree
 from mmfuse._files import device_of
 from mmfuse.contracts import Batch
 from mmfuse.model import MultimodalModel
+from mmfuse.training.precision import Precision
 
 
 class NonFiniteError(RuntimeError):
     """A loss or gradient is NaN or infinite. No weight has been changed by it."""
 
 
-def explain_nonfinite(step: int, model: MultimodalModel, window: Sequence[Batch], losses: dict[str, Tensor]) -> str:
+def explain_nonfinite(
+    step: int, model: MultimodalModel, window: Sequence[Batch], losses: dict[str, Tensor], precision: Precision
+) -> str:
     """The message of the error: the step, the tasks, and the first module whose output is not finite."""
     tasks = [name for name, loss in losses.items() if not loss.isfinite()]
     what = f"the loss of {' and '.join(map(repr, tasks))}" if tasks else "a gradient (every loss is finite)"
-    where = next((found for batch in window if (found := first_nonfinite(model, batch.to(device_of(model))))), None)
-    if where is None:
+    with precision.autocast():
+        found = (first_nonfinite(model, batch.to(device_of(model))) for batch in window)
+        where = next((place for place in found if place), None)
+    if where is None and not tasks:
         bad = next((n for n, p in model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()), None)
-        where = f"the gradient of {bad}" if bad else "nothing when run again: it depends on chance, such as dropout"
+        where = bad and f"the gradient of {bad}"
+    if where is None:
+        where = "no output when run again: a loss too large to be counted, or chance, such as dropout"
     return (
         f"Step {step}: {what} is not finite. The first that is not finite is {where}. Expected finite numbers. "
         "Weights and optimizer are as before this step, and the last checkpoint is good. "
-        "Mend the data if an input is named; else lower the learning rate, or use precision='float32'."
+        "Mend the data if an input or a label is named; else lower the learning rate, or use precision='float32'."
     )
 
 
 def first_nonfinite(model: MultimodalModel, batch: Batch) -> str | None:
-    """The first input or module whose real values are not finite, in the order of the forward pass; None if all are."""
-    for name, given in batch.inputs.items():
-        if given.values.is_floating_point() and not given.zeroed().values.isfinite().all():
-            return f"the input {name!r}"
+    """The first input, label or module whose real values are not finite, in this order; None if all are."""
+    given = {f"the input {name!r}": x.zeroed().values for name, x in batch.inputs.items()}
+    given |= {f"the label of {name!r}": x.values[x.known] for name, x in batch.targets.items()}
+    if bad := next((place for place, values in given.items() if not values.isfinite().all()), None):
+        return bad
     found: list[str] = []
 
     def look(name: str) -> Any:

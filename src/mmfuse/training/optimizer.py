@@ -28,6 +28,11 @@ def parameter_groups(
     """
     require_positive("parameter_groups", learning_rate=learning_rate)
     slow = learning_rate / 10 if pretrained_learning_rate is None else pretrained_learning_rate
+    if min(slow, weight_decay) < 0:
+        raise ValueError(
+            f"parameter_groups got pretrained_learning_rate={slow} and weight_decay={weight_decay}. Expected numbers "
+            "from 0 up. Use 0 for no decay, and freeze what should not learn."
+        )
     pretrained = {
         id(parameter)
         for encoder in model.encoders.values()
