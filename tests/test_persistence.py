@@ -119,6 +119,61 @@ def test_a_class_of_ones_own_is_saved_and_asked_for_by_name(tmp_path):
         mmfuse.load(tmp_path / "model")
 
 
+@recorded
+class Free(Mine):
+    """A fusion with keywords that it does not name."""
+
+    def __init__(self, dims, dim, **options):
+        super().__init__(dims, dim, **options)
+        self.options = options
+
+
+@recorded
+class Listed(nn.Module):
+    """A class with arguments that have no names."""
+
+    def __init__(self, *sizes):
+        super().__init__()
+
+
+@pytest.mark.plain
+def test_keywords_without_a_place_come_back_and_arguments_without_a_name_are_refused(tmp_path):
+    model = make_model()
+    model.fusion = Free(dims_of(model.encoders), 32, bias=False)
+    mmfuse.save(model, tmp_path / "model")
+
+    loaded = mmfuse.load(tmp_path / "model", classes={"Free": Free})
+
+    assert loaded.fusion.options == {"bias": False}
+    with pytest.raises(TypeError, match=r"@recorded cannot keep \*sizes of Listed. Expected .* Take one list instead"):
+        Listed(3, 4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_model_in_another_precision_comes_back_in_it(tmp_path, dtype):
+    model = make_model().to(dtype)
+    mmfuse.save(model, tmp_path / "model")
+
+    loaded = mmfuse.load(tmp_path / "model")
+
+    for name, value in model.state_dict().items():
+        assert loaded.state_dict()[name].dtype == value.dtype
+        assert torch.equal(loaded.state_dict()[name], value)
+
+
+@pytest.mark.plain
+def test_a_model_round_or_below_the_model_is_not_saved_as_if_it_were_one(tmp_path):
+    class Below(MultimodalModel):
+        pass
+
+    model = make_model()
+    below = Below(dict(model.encoders), model.fusion, dict(model.tasks))
+
+    for wrong in (below, torch.compile(model, backend="eager"), nn.Sequential(model)):
+        with pytest.raises(TypeError, match=f"save got a {type(wrong).__name__}. Expected a MultimodalModel itself"):
+            mmfuse.save(wrong, tmp_path / "model")
+
+
 @pytest.mark.plain
 def test_what_cannot_be_saved_is_refused_and_nothing_is_lost(tmp_path):
     model = make_model()
@@ -130,6 +185,9 @@ def test_what_cannot_be_saved_is_refused_and_nothing_is_lost(tmp_path):
         mmfuse.save(model, tmp_path / "model")
     model.fusion = Mine(dims_of(model.encoders), 32, bias=torch.tensor(True))
     with pytest.raises(TypeError, match="model.fusion.bias is a Tensor, which JSON cannot hold"):
+        mmfuse.save(model, tmp_path / "model")
+    model.fusion = Mine(dims_of(model.encoders), 32, bias=float("nan"))
+    with pytest.raises(TypeError, match=r"model.fusion.bias is a float \(nan\), which JSON cannot hold"):
         mmfuse.save(model, tmp_path / "model")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").write_text("...")

@@ -18,13 +18,23 @@ def recorded(cls: Class) -> Class:
     """
     build: Callable[..., None] = getattr(cls, "__init__")  # noqa: B009  a type checker refuses the plain form
     signature = inspect.signature(build)
+    kinds = {parameter.kind: name for name, parameter in signature.parameters.items()}
+    nameless, others = (
+        kinds.get(kind, "") for kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    )
 
     @functools.wraps(build)
     def remember(self: Any, *args: Any, **kwargs: Any) -> None:
         build(self, *args, **kwargs)
         if type(self) is cls:  # a subclass has other keywords, and is recorded itself or not at all
             bound = signature.bind(self, *args, **kwargs).arguments
-            vars(self)["_recorded_arguments"] = dict(list(bound.items())[1:])
+            if nameless in bound:
+                raise TypeError(
+                    f"@recorded cannot keep *{nameless} of {cls.__name__}. Expected arguments with names, because a "
+                    "saved model is built from keywords. Take one list instead."
+                )
+            arguments = dict(list(bound.items())[1:])
+            vars(self)["_recorded_arguments"] = arguments | arguments.pop(others, {})
 
     setattr(cls, "__init__", remember)  # noqa: B010  a plain assignment is unsound to a type checker
     return cls

@@ -5,6 +5,7 @@
 """
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,6 +35,11 @@ def save(model: MultimodalModel, folder: str | Path) -> None:
         FileExistsError: the folder holds something else.
     """
     folder = Path(folder)
+    if type(model) is not MultimodalModel:
+        raise TypeError(
+            f"save got a {type(model).__name__}. Expected a MultimodalModel itself, not a class round it or below it: "
+            "its own code would be lost. Give the model inside (model.module or model._orig_mod)."
+        )
     if folder.exists() and not _is_model(folder) and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} holds something that is not a saved model. Expected a new folder. Choose one.")
     tokenizers: dict[str, Any] = {}
@@ -79,6 +85,9 @@ def load(
         )
     tensors = read_tensors(folder / "model.safetensors")
     require_same_tensors("The saved model", folder, model.state_dict(), tensors)
+    dtypes = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
+    if len(dtypes) == 1:  # a model in another precision than that of its constructor
+        model.to(dtypes.pop())
     model.load_state_dict(tensors)
     for encoder in model.encoders.values():
         # Its weights are trained: further training takes the smaller learning rate.
@@ -90,10 +99,11 @@ def _own_classes() -> dict[str, Any]:
     """Everything that a config may name without being told."""
     from mmfuse.encoders import ENCODERS
     from mmfuse.fusion import FUSIONS
+    from mmfuse.fusion.nested import Nested
     from mmfuse.missing import MISSING
     from mmfuse.tasks import TASKS
 
-    return {**ENCODERS, **FUSIONS, **MISSING, **TASKS, "MultimodalModel": MultimodalModel}
+    return {**ENCODERS, **FUSIONS, **MISSING, **TASKS, "Nested": Nested, "MultimodalModel": MultimodalModel}
 
 
 def _describe_model(model: MultimodalModel, tokenizers: dict[str, Any]) -> dict[str, Any]:
@@ -109,7 +119,8 @@ def _describe_model(model: MultimodalModel, tokenizers: dict[str, Any]) -> dict[
 
 def _describe(value: Any, path: str, tokenizers: dict[str, Any]) -> Any:
     """An argument as JSON. Tokenizers are put aside under the path where they stand."""
-    if value is None or isinstance(value, bool | int | float | str):
+    finite = not isinstance(value, float) or math.isfinite(value)
+    if value is None or (isinstance(value, bool | int | float | str) and finite):
         return value
     if isinstance(value, Mapping):
         if reserved := [key for key in value if str(key).startswith("$")]:
@@ -124,8 +135,9 @@ def _describe(value: Any, path: str, tokenizers: dict[str, Any]) -> Any:
     if isinstance(value, nn.Module) or hasattr(value, "_recorded_arguments"):
         return {CLASS: type(value).__name__, "arguments": _describe(arguments_of(value), path, tokenizers)}
     raise TypeError(
-        f"{path} is a {type(value).__name__}, which JSON cannot hold. Expected numbers, text, lists, mappings, "
-        "tokenizers and recorded modules. Change the argument of the class, and build the rest inside it."
+        f"{path} is a {type(value).__name__}{'' if finite else f' ({value})'}, which JSON cannot hold. Expected finite "
+        "numbers, text, lists, mappings, tokenizers and recorded modules. Change the argument of the class, and build "
+        "the rest inside it."
     )
 
 
