@@ -205,6 +205,16 @@ def test_says_what_is_wrong(tmp_path):
 
 
 @pytest.mark.plain
+def test_says_why_one_small_image_cannot_be_trained_on():
+    encoder = CNNEncoder("resnet18", size=32)
+    one = Input(torch.randn(1, 3, 32, 32), torch.tensor([True]))
+
+    assert encoder.eval()(one).pooled.isfinite().all()
+    with pytest.raises(ValueError, match=r"cannot train on images of shape \(1, 3, 32, 32\): .* Choose a batch_size"):
+        encoder.train()(one)
+
+
+@pytest.mark.plain
 def test_says_that_there_is_no_network(monkeypatch):
     from torchvision import models
 

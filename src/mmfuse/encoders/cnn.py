@@ -114,12 +114,23 @@ class CNNEncoder(WrappedEncoder):
     def _map(self, images: Tensor, present: Tensor, norms: Sequence[Any]) -> Tensor:
         """The last feature map, (batch, channel, height, width). A batch without any image leaves no statistics."""
         before = [(norm, name, getattr(norm, name).clone()) for norm in norms for name in STATISTICS]
-        features = self.backbone(images)
+        try:
+            features = self.backbone(images)
+        except ValueError as error:
+            raise _too_few_values(error, images) from error
         for norm, name, old in before:
             now = getattr(norm, name)
             # .data: the backward pass has noted the version of this buffer, but reads nothing from it in training.
             now.data.copy_(torch.where(present.any(), now, old))
         return features
+
+
+def _too_few_values(error: ValueError, images: Tensor) -> ValueError:
+    return ValueError(
+        f"CNNEncoder cannot train on images of shape {tuple(images.shape)}: {error}. Expected two images in a batch, "
+        "or larger ones, for the statistics of BatchNorm. Choose a batch_size that leaves no single row at the end, a "
+        "larger size, freeze='all', or a ConvNeXt."
+    )
 
 
 def _filled(values: Shaped[Tensor, "batch ..."], present: Bool[Tensor, " batch"]) -> Shaped[Tensor, "batch ..."]:
