@@ -9,13 +9,17 @@ scikit-learn, named in ``metric_names``; ``lower_is_better`` says which of them)
 from torch import nn
 
 from mmfuse.tasks.classification import Classification
+from mmfuse.tasks.each_modality import EachModality
+from mmfuse.tasks.evidential import EvidentialClassification
 from mmfuse.tasks.multilabel import MultiLabel
 from mmfuse.tasks.regression import Regression
 
 TASKS: dict[str, type[nn.Module]] = {
     "Classification": Classification,
+    "EachModality": EachModality,
+    "EvidentialClassification": EvidentialClassification,
     "MultiLabel": MultiLabel,
     "Regression": Regression,
 }
 
-__all__ = ["TASKS", "Classification", "MultiLabel", "Regression"]
+__all__ = ["TASKS", "Classification", "EachModality", "EvidentialClassification", "MultiLabel", "Regression"]

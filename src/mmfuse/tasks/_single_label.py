@@ -1,0 +1,62 @@
+"""What every task with one class out of several does with its answers."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from mmfuse.tasks._classes import ClassNames
+
+
+class SingleLabel(nn.Module):
+    """Abstract: names, labels, metrics and answers of a task whose decoded answer is a probability for each class."""
+
+    metric_names = ("accuracy", "balanced_accuracy", "macro_f1")
+    lower_is_better: frozenset[str] = frozenset()
+    _classes: ClassNames
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes, in the order of the probabilities."""
+        return self._classes.names
+
+    def encode(self, cell: str) -> Int[Tensor, ""]:
+        """The number of a class, from its name."""
+        return torch.tensor(self._classes.number(str(cell)))
+
+    def blank(self) -> Int[Tensor, ""]:
+        """What stands in for an unknown label."""
+        return torch.tensor(0)
+
+    def metrics(self, decoded: np.ndarray, target: np.ndarray) -> dict[str, float]:
+        """Accuracy, balanced accuracy and macro F1 (over the classes that occur)."""
+        from sklearn.metrics import accuracy_score, f1_score, recall_score
+
+        chosen = decoded.argmax(axis=1)
+        return {
+            "accuracy": float(accuracy_score(target, chosen)),
+            # Recall averaged over the classes in the labels: balanced accuracy, without its warning about the others.
+            "balanced_accuracy": float(
+                recall_score(target, chosen, average="macro", labels=np.unique(target), zero_division=0)
+            ),
+            "macro_f1": float(f1_score(target, chosen, average="macro", zero_division=0)),
+        }
+
+    def report(self, decoded: np.ndarray, target: np.ndarray) -> str:
+        """scikit-learn's report, class by class."""
+        from sklearn.metrics import classification_report
+
+        numbers = range(len(self.classes))
+        return str(
+            classification_report(
+                target, decoded.argmax(axis=1), labels=numbers, target_names=self.classes, zero_division=0
+            )
+        )
+
+    def answer(self, decoded: np.ndarray) -> dict[str, Any]:
+        """The class, its probability, and the probability of every class."""
+        best = int(decoded.argmax())
+        every = {f"p({name})": float(p) for name, p in zip(self.classes, decoded, strict=True)}
+        return {"": self.classes[best], "probability": float(decoded[best]), **every}
