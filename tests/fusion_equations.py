@@ -18,13 +18,50 @@ def attend(attention: nn.Module, query: Tensor, keys: list[Tensor]) -> Tensor:
     """What one query reads of some keys, head by head; zeros if there is no key."""
     if not keys:
         return torch.zeros_like(query)
-    q, width = linear(attention.query, query), len(query)
     both = [linear(attention.key_value, key) for key in keys]
-    size = width // attention.num_heads
+    width = len(query)
+    key, value = [kv[:width] for kv in both], [kv[width:] for kv in both]
+    return linear(attention.out, read_heads(linear(attention.query, query), key, value, attention.num_heads))
+
+
+def read_heads(query: Tensor, keys: list[Tensor], values: list[Tensor], num_heads: int) -> Tensor:
+    """Softmax over keys and mean of values, in each head's part of the vectors."""
+    size = len(query) // num_heads
     heads = []
-    for head in range(attention.num_heads):
+    for head in range(num_heads):
         part = slice(size * head, size * (head + 1))
-        scores = [q[part] @ kv[:width][part] / size**0.5 for kv in both]
+        scores = [query[part] @ key[part] / size**0.5 for key in keys]
         total = sum(torch.exp(score) for score in scores)
-        heads.append(sum(torch.exp(score) / total * kv[width:][part] for score, kv in zip(scores, both, strict=True)))
-    return linear(attention.out, torch.cat(heads))
+        heads.append(sum(torch.exp(s) / total * value[part] for s, value in zip(scores, values, strict=True)))
+    return torch.cat(heads)
+
+
+def feed_forward(layer: nn.Module, x: Tensor) -> Tensor:
+    """One vector through ``layers.transformer.FeedForward``."""
+    return linear(layer[3], gelu(linear(layer[0], x)))
+
+
+def exchange(layer: nn.Module, tokens: dict[str, list[Tensor]]) -> dict[str, list[Tensor]]:
+    """``layers.exchange.Exchange`` on the real tokens of one sample."""
+    queries, keys, values = {}, {}, {}
+    for name, vectors in tokens.items():
+        every = [linear(layer.query_key_value[name], layer.norm[name](x)).chunk(3) for x in vectors]
+        queries[name], keys[name], values[name] = ([parts[i] for parts in every] for i in range(3))
+    result = {}
+    for name, vectors in tokens.items():
+        others = [other for other in tokens if other != name]
+        key, value = ([x for other in others for x in part[other]] for part in (keys, values))
+        result[name] = list(vectors)
+        if key:
+            read = [read_heads(query, key, value, layer.num_heads) for query in queries[name]]
+            result[name] = [x + linear(layer.out[name], y) for x, y in zip(vectors, read, strict=True)]
+    return result
+
+
+def mean_readout(readout: nn.Module, tokens: dict[str, list[Tensor]]) -> Tensor:
+    """``layers.exchange.MeanReadout`` on the real tokens of one sample."""
+    slots = [
+        sum(readout.norm[name](x) for x in vectors) / len(vectors) if vectors else readout.absent[name]
+        for name, vectors in tokens.items()
+    ]
+    return linear(readout.mix, torch.cat(slots))
