@@ -202,6 +202,11 @@ def test_says_what_is_wrong(tmp_path):
         ValueError, match=r"weights for 'mobilenet_v2'.*such as 'conv1.weight'\. Expected.*Give the name"
     ):
         CNNEncoder.from_pretrained("mobilenet_v2", tmp_path / "c.safetensors")
+    with pytest.raises(ValueError, match=r"weights for 'resnet18': 1 tensors do not fit, such as 'conv1.weight'"):
+        CNNEncoder.from_pretrained("resnet18", tmp_path / "c.safetensors")
+    (tmp_path / "d.safetensors").write_bytes(b"broken" * 9)
+    with pytest.raises(ValueError, match=r"d\.safetensors in .* cannot be read: .*Expected a whole safetensors file"):
+        CNNEncoder.from_pretrained("resnet18", tmp_path / "d.safetensors")
 
 
 @pytest.mark.plain

@@ -1,5 +1,7 @@
 """Vision transformers of several families behind one encoder: absence, freezing, loading, compiling."""
 
+import json
+
 import pytest
 import torch
 from tiny_models import IMAGE_MODELS, VIT, relative_error, require_finite_gradients
@@ -207,6 +209,10 @@ def test_says_what_is_wrong(tmp_path):
         ViTEncoder({"model_type": "vit"} | VIT | {"image_size": [32, 16]})
     with pytest.raises(ValueError, match=r"cannot build a model of model_type='siglip_text_model'.*Expected.*Give"):
         ViTEncoder({"model_type": "siglip_text_model", "image_size": 32})
+    with pytest.raises(
+        ValueError, match=r"pool='first', but SwinModel has no class token\. Expected pool='mean'\. Leave"
+    ):
+        make("swin", pool="first")
 
 
 @pytest.mark.plain
@@ -224,4 +230,14 @@ def test_says_that_the_weights_do_not_fit(tmp_path):
         tmp_path, state_dict={k: v for k, v in model.state_dict().items() if "layernorm_before" not in k}
     )
     with pytest.raises(ValueError, match=r"no weights in .* for 4 parameters.*Expected those of a vit model\. Choose"):
+        ViTEncoder.from_pretrained(tmp_path)
+
+    model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"intermediate_size": 16}))
+    with pytest.raises(ValueError, match=r"cannot take the weights in .*Expected a whole file that fits.*Copy"):
+        ViTEncoder.from_pretrained(tmp_path)
+
+    weights.write_bytes(weights.read_bytes()[:-9])
+    with pytest.raises(ValueError, match=r"cannot take the weights in .*: Error while deserializing.*Expected a whole"):
         ViTEncoder.from_pretrained(tmp_path)

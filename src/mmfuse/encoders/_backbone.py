@@ -103,6 +103,7 @@ def build(owner: str, config: Mapping[str, Any], attention: str | None) -> nn.Mo
 
 def load(owner: str, name: str | Path, config: Mapping[str, Any], attention: str | None) -> nn.Module:
     """A model with the weights of a folder or of the hub, in float32; without pickle."""
+    from safetensors import SafetensorError
     from transformers import AutoModel
 
     made = as_config(owner, config)
@@ -115,6 +116,11 @@ def load(owner: str, name: str | Path, config: Mapping[str, Any], attention: str
         raise ValueError(
             f"{owner} found a configuration in '{name}', but no weights that it reads. Expected a file "
             "model.safetensors (no pickle is read). Save the model again with save_pretrained."
+        ) from error
+    except (SafetensorError, RuntimeError) as error:
+        raise ValueError(
+            f"{owner} cannot take the weights in '{name}': {str(error).splitlines()[0]}. Expected a whole file that "
+            "fits the config.json beside it. Copy or download the folder again."
         ) from error
     if missing := sorted(report["missing_keys"]):
         raise ValueError(

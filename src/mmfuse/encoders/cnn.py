@@ -9,6 +9,7 @@ from jaxtyping import Bool, Shaped
 from torch import Tensor, nn
 
 from mmfuse._checks import nearest, require_shape
+from mmfuse._files import read_tensors
 from mmfuse._record import recorded
 from mmfuse.contracts import Features, Input
 from mmfuse.data.transforms.image import ImageTransform
@@ -183,12 +184,14 @@ def _channels(network: nn.Module) -> int:
 def _load(network: nn.Module, weights: dict[str, Tensor], name: str) -> None:
     """Take the weights over, except those of the head, which may count other classes."""
     heads = ("fc.", "classifier.")
-    missing, unknown = network.load_state_dict(
-        {key: value for key, value in weights.items() if not key.startswith(heads)}, strict=False
-    )
-    if wrong := unknown or [key for key in missing if not key.startswith(heads)]:
+    own, given = network.state_dict(), {key: x for key, x in weights.items() if not key.startswith(heads)}
+    wrong = [key for key, value in given.items() if key in own and own[key].shape != value.shape]
+    if not wrong:
+        missing, unknown = network.load_state_dict(given, strict=False)
+        wrong = unknown or [key for key in missing if not key.startswith(heads)]
+    if wrong:
         raise ValueError(
-            f"CNNEncoder cannot read weights for {name!r}: {len(wrong)} names do not fit, such as {wrong[0]!r}. "
+            f"CNNEncoder cannot read weights for {name!r}: {len(wrong)} tensors do not fit, such as {wrong[0]!r}. "
             "Expected the state dict of torchvision's model of that name. Give the name that the weights belong to."
         )
 
@@ -201,9 +204,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         )
     if not path.is_file():
         raise ValueError(f"There is no file '{path}'. Expected weights as .safetensors. Check the path.")
-    from safetensors.torch import load_file
-
-    return load_file(path)
+    return read_tensors(path)
 
 
 def _downloaded(name: str) -> dict[str, Tensor]:
