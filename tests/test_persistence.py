@@ -189,6 +189,9 @@ def test_what_cannot_be_saved_is_refused_and_nothing_is_lost(tmp_path):
     model.fusion = Mine(dims_of(model.encoders), 32, bias=float("nan"))
     with pytest.raises(TypeError, match=r"model.fusion.bias is a float \(nan\), which JSON cannot hold"):
         mmfuse.save(model, tmp_path / "model")
+    model.fusion = Mine(dims_of(model.encoders), 32, bias={"$class": "os.system"})
+    with pytest.raises(TypeError, match=r"model.fusion.bias has the names \['\$class'\]. Expected names without '\$'"):
+        mmfuse.save(model, tmp_path / "model")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").write_text("...")
     with pytest.raises(FileExistsError, match="holds something that is not a saved model. Expected a new folder"):
@@ -212,6 +215,8 @@ def edit(folder, change):
     [
         (lambda f: (f / "config.json").unlink(), "config.json in .* cannot be read"),
         (lambda f: (f / "config.json").write_text("{"), "config.json in .* cannot be read"),
+        (lambda f: (f / "config.json").write_text("[]"), "config.json holds a list. Expected a JSON object. Copy"),
+        (lambda f: edit(f, lambda c: c.update(model=7)), "describes a int. Expected a MultimodalModel. Use another"),
         (
             lambda f: edit(f, lambda c: c.update(version=99)),
             "version 99. Expected a model saved by mmfuse with version 1",

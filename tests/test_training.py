@@ -571,6 +571,11 @@ def test_a_checkpoint_that_does_not_fit_or_is_broken_is_refused(tmp_path):
 
     with pytest.raises(ValueError, match=r"The model of the checkpoint in .* does not fit: it lacks \[\], has"):
         fit(other, [random_batch(8)], epochs=2, folder=tmp_path, resume=True, progress=False)
+    state = json.loads((tmp_path / "last" / "state.json").read_text())
+    (tmp_path / "last" / "state.json").write_text(json.dumps(state | {"version": 99}))
+    with pytest.raises(ValueError, match="has version 99. Expected 1. Resume with the mmfuse that wrote it"):
+        fit(model_of_vectors(), [random_batch(8)], epochs=2, folder=tmp_path, resume=True, progress=False)
+    (tmp_path / "last" / "state.json").write_text(json.dumps(state))
     (tmp_path / "last" / "model.safetensors").write_bytes(b"broken")
     with pytest.raises(ValueError, match="model.safetensors in .* cannot be read: .* Expected a whole safetensors"):
         fit(model_of_vectors(), [random_batch(8)], epochs=2, folder=tmp_path, resume=True, progress=False)
