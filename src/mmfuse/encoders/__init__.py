@@ -1,6 +1,8 @@
 """One modality of a batch -> Features. transformers, torchvision and torchaudio load only when an encoder is made."""
 
 from mmfuse.encoders.cnn import CNNEncoder
+from mmfuse.encoders.feature import FeatureEncoder
+from mmfuse.encoders.skip_absent import SkipAbsent
 from mmfuse.encoders.spectrogram import SpectrogramEncoder
 from mmfuse.encoders.speech import SpeechEncoder
 from mmfuse.encoders.text import TextEncoder
@@ -8,10 +10,21 @@ from mmfuse.encoders.vit import ViTEncoder
 
 ENCODERS = {
     "CNNEncoder": CNNEncoder,
+    "FeatureEncoder": FeatureEncoder,
+    "SkipAbsent": SkipAbsent,
     "SpectrogramEncoder": SpectrogramEncoder,
     "SpeechEncoder": SpeechEncoder,
     "TextEncoder": TextEncoder,
     "ViTEncoder": ViTEncoder,
 }
 
-__all__ = ["ENCODERS", "CNNEncoder", "SpectrogramEncoder", "SpeechEncoder", "TextEncoder", "ViTEncoder"]
+__all__ = [
+    "ENCODERS",
+    "CNNEncoder",
+    "FeatureEncoder",
+    "SkipAbsent",
+    "SpectrogramEncoder",
+    "SpeechEncoder",
+    "TextEncoder",
+    "ViTEncoder",
+]
