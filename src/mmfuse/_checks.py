@@ -110,3 +110,10 @@ def require_share(owner: str, **shares: float) -> None:
     for name, share in shares.items():
         if not 0 <= share < 1:
             raise ValueError(f"{owner} got {name}={share}. Expected a share from 0 to below 1. Try {name}=0.1.")
+
+
+def require_not_negative(owner: str, **weights: float) -> None:
+    """Raise ValueError unless every named number, such as the weight of a penalty, is 0 or above."""
+    for name, weight in weights.items():
+        if not weight >= 0:
+            raise ValueError(f"{owner} got {name}={weight}. Expected 0 or more. Give {name}=0 to leave it out.")
