@@ -61,6 +61,18 @@ def test_the_order_is_a_function_of_seed_and_epoch_whatever_the_workers(tmp_path
     assert torch.equal(torch.cat(ids(first)), torch.cat(ids(again)))
 
 
+def test_a_pass_that_begins_before_another_ends_does_not_change_it(tmp_path):
+    model = make_model()
+    batches = load_batches(read_table(write_rows(tmp_path)), model, train=True, batch_size=3)
+    expected = list(batches)
+    batches.epoch = 0
+
+    found = [batch for batch, _ in zip(batches, batches, strict=True)]
+
+    for batch, other in zip(found, expected, strict=True):
+        assert torch.equal(batch.inputs["image"].values, other.inputs["image"].values)
+
+
 def test_reading_leaves_the_global_generator_alone(tmp_path):
     batches = load_batches(read_table(write_rows(tmp_path)), make_model(), train=True)
     torch.manual_seed(5)
@@ -170,6 +182,10 @@ def test_what_cannot_be_loaded_is_refused_before_anything_is_read(tmp_path):
     path.write_text(path.read_text().replace("kind1", "kind9", 1))
 
     with pytest.raises(DataError, match=r"line 3, column 'kind': label 'kind9' is not a class. Expected one of the 3"):
+        load_batches(read_table(path), model)
+    with pytest.raises(
+        DataError, match=r"To predict, labels are not needed: read_table\(..., columns={'kind': None}\)"
+    ):
         load_batches(read_table(path), model)
     with pytest.raises(DataError, match="has no column 'kind'"):
         load_batches(read_table(path, columns={"label": "kind"}), model, train=True)

@@ -119,6 +119,19 @@ def test_a_class_of_ones_own_is_saved_and_asked_for_by_name(tmp_path):
         mmfuse.load(tmp_path / "model")
 
 
+def test_a_link_to_a_saved_model_stays_a_link(tmp_path):
+    mmfuse.save(make_model(), tmp_path / "model")
+    (tmp_path / "newest").symlink_to(tmp_path / "model")
+    model = make_model(seed=1)
+
+    mmfuse.save(model, tmp_path / "newest")
+
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "newest"]
+    assert (tmp_path / "newest").is_symlink()
+    weight = "fusion.mix.0.weight"
+    assert torch.equal(mmfuse.load(tmp_path / "model").state_dict()[weight], model.state_dict()[weight])
+
+
 @recorded
 class Free(Mine):
     """A fusion with keywords that it does not name."""

@@ -17,6 +17,7 @@ def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
 
     What stood there before is removed only after that. If something fails, it stays as it was.
     """
+    folder = folder.resolve()  # a link stays, and what it points to is replaced
     folder.parent.mkdir(parents=True, exist_ok=True)
     new, old = (folder.parent / f".{folder.name}.{kind}-{os.getpid()}" for kind in ("new", "old"))
     shutil.rmtree(new, ignore_errors=True)

@@ -132,7 +132,10 @@ def _encode(table: Table, name: str, task: Any) -> list[Tensor | None]:
         try:
             labels.append(None if cell is None else task.encode(cell))
         except ValueError as error:
-            raise DataError(f"{_place(table, row, name)}: {error}") from None
+            raise DataError(
+                f"{_place(table, row, name)}: {error} To predict, labels are not needed: "
+                f"read_table(..., columns={{{name!r}: None}})."
+            ) from None
     return labels
 
 

@@ -122,9 +122,10 @@ class _Order(Sampler):
         return self.rows
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        epoch = self.epoch  # another pass may begin before this one ends
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         order = torch.randperm(self.rows, generator=generator) if self.shuffle else torch.arange(self.rows)
-        return ((self.epoch, row) for row in order.tolist())
+        return ((epoch, row) for row in order.tolist())
 
 
 class _ErrorsAsSamples(Dataset):
