@@ -17,7 +17,7 @@ class AttentionPool(nn.Module):
 
     One query lets both projections change places with the sums over tokens: :math:`q_h^\top W^K_h` is one vector per
     head, and :math:`W^V_h` meets one mean per head instead of every token. So no token meets a ``dim`` by ``dim``
-    matrix, and time is that of reading the tokens twice. There is no bias of the keys: it would drop out of the softmax.
+    matrix, and time is that of reading the tokens twice. The keys have no bias: it would drop out of the softmax.
 
     A sample without a real token gets zeros. Tokens under a False mask must be finite: zero them.
 
