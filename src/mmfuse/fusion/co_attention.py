@@ -74,7 +74,7 @@ class CoAttention(nn.Module):
     def forward(self, features: Mapping[str, Features]) -> Fused:
         tokens, masks = read_tokens(features, self.project)
         tokens = {name: project(tokens[name]) for name, project in self.project.items()}
-        reading = reading_of_others(masks)
+        reading = reading_of_others(masks, next(iter(tokens.values())).dtype)
         for layer in self.layers:
             tokens = layer(tokens, masks, reading)
         return Fused(self.readout(tokens, masks))

@@ -54,11 +54,11 @@ class Attention(nn.Module):
         dropout = self.dropout if self.training else 0.0
         if mask is None:
             return self.out(F.scaled_dot_product_attention(q, k, v, dropout_p=dropout).transpose(1, 2).flatten(2))
-        readable = mask.any(dim=1)[:, None, None]  # (batch, 1, 1)
+        unreadable = ~mask.any(dim=1)[:, None, None]  # (batch, 1, 1)
         # True = take part. A row without keys attends to everything and is zeroed after: every backend agrees on that.
-        take_part = (mask[:, None] | ~readable)[:, None]  # (batch, 1, 1, time)
+        take_part = (mask[:, None] | unreadable)[:, None]  # (batch, 1, 1, time)
         heads = F.scaled_dot_product_attention(q, k, v, take_part, dropout_p=dropout)
-        return torch.where(readable, self.out(heads.transpose(1, 2).flatten(2)), 0.0)
+        return self.out(heads.transpose(1, 2).flatten(2)).masked_fill(unreadable, 0.0)
 
 
 def require_heads(owner: str, dim: int, num_heads: int) -> None:

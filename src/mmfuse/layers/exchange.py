@@ -11,20 +11,21 @@ from mmfuse.contracts import Features
 from mmfuse.layers.masking import masked_mean
 
 Tokens = dict[str, Float[Tensor, "batch _ dim"]]
-Reading = dict[str, tuple[Bool[Tensor, "batch 1 1 _"], Bool[Tensor, "batch 1 1"]]]
+Reading = dict[str, tuple[Float[Tensor, "batch 1 1 _"], Bool[Tensor, "batch 1 1"]]]
 
 
-def reading_of_others(masks: Mapping[str, Bool[Tensor, "batch _"]]) -> Reading:
-    """For each modality, which tokens of the others it may read, and whether there are any: once for all layers."""
+def reading_of_others(masks: Mapping[str, Bool[Tensor, "batch _"]], dtype: torch.dtype) -> Reading:
+    """For each modality, what to add to scores of the others' tokens, and where there are none: once for all layers."""
     reading = {}
     for name in masks:
         others = [mask for other, mask in masks.items() if other != name]
         if not others:
             continue
         mask = torch.cat(others, dim=1)
-        readable = mask.any(dim=1)[:, None, None]
+        unreadable = ~mask.any(dim=1)[:, None, None]
         # A row without keys reads everything and is zeroed after: every backend of attention agrees on that.
-        reading[name] = ((mask[:, None] | ~readable)[:, None], readable)
+        skip = ~(mask[:, None] | unreadable)[:, None]
+        reading[name] = (torch.zeros_like(skip, dtype=dtype).masked_fill(skip, -torch.inf), unreadable)
     return reading
 
 
@@ -60,11 +61,11 @@ class Exchange(nn.Module):
             queries[name], keys[name] = heads.split([1, 2], dim=2)  # (batch, time, 1 or 2, head, dim/head)
         result = {}
         for name, x in tokens.items():
-            take_part, readable = reading[name]
+            bias, unreadable = reading[name]
             others = torch.cat([both for other, both in keys.items() if other != name], dim=1)
             q, k, v = (part.transpose(1, 2) for part in (queries[name].squeeze(2), *others.unbind(2)))
-            read = F.scaled_dot_product_attention(q, k, v, take_part).transpose(1, 2).flatten(2)
-            result[name] = x + torch.where(readable, self.dropout(self.out[name](read)), 0.0)
+            read = self.out[name](F.scaled_dot_product_attention(q, k, v, bias).transpose(1, 2).flatten(2))
+            result[name] = x + self.dropout(read.masked_fill(unreadable, 0.0))
         return result
 
 
