@@ -1,7 +1,11 @@
 """Parts of equations, written out for one vector at a time: what the tests of the fusion methods share."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
+
+from mmfuse.contracts import Features, Fused
 
 
 def linear(layer: nn.Linear, x: Tensor) -> Tensor:
@@ -65,3 +69,40 @@ def mean_readout(readout: nn.Module, tokens: dict[str, list[Tensor]]) -> Tensor:
         for name, vectors in tokens.items()
     ]
     return linear(readout.mix, torch.cat(slots))
+
+
+def self_block(block: nn.Module, tokens: list[Tensor]) -> list[Tensor]:
+    """``layers.transformer.SelfBlock`` on the real tokens of one sample."""
+    normed = [block.norm_attention(x) for x in tokens]
+    tokens = [x + attend(block.attention, query, normed) for x, query in zip(tokens, normed, strict=True)]
+    return [x + feed_forward(block.feed_forward, block.norm_feed_forward(x)) for x in tokens]
+
+
+def cross_block(block: nn.Module, tokens: list[Tensor], keys: list[Tensor]) -> list[Tensor]:
+    """``layers.transformer.CrossBlock`` on one sample; without a key the first residual alone."""
+    keys = [block.norm_key(x) for x in keys]
+    tokens = [x + attend(block.attention, block.norm_query(x), keys) for x in tokens]
+    return [x + feed_forward(block.feed_forward, block.norm_feed_forward(x)) for x in tokens]
+
+
+def attention_pool(pool: nn.Module, tokens: list[Tensor]) -> Tensor:
+    """``layers.pooling.AttentionPool`` on the real tokens of one sample, each projected to a key and a value."""
+    if not tokens:
+        return torch.zeros(pool.out.out_features, dtype=pool.query.dtype)
+    keys, values = [pool.key.weight @ x for x in tokens], [linear(pool.value, x) for x in tokens]
+    return linear(pool.out, read_heads(pool.query.flatten(), keys, values, len(pool.query)))
+
+
+def real_tokens(features: Mapping[str, Features], i: int) -> dict[str, list[Tensor]]:
+    """The real tokens of one sample."""
+    return {name: list(x.tokens[i, x.mask[i]]) for name, x in features.items()}
+
+
+def assert_equals(fused: Fused, i: int, pooled: Tensor, tokens: list[Tensor]) -> None:
+    """Raise unless one sample of a result has this vector, and these tokens where it has any."""
+    torch.testing.assert_close(fused.features.pooled[i], pooled, rtol=0, atol=1e-12)
+    found = fused.features.tokens[i, fused.features.mask[i]]
+    if fused.features.present[i]:
+        torch.testing.assert_close(found, torch.stack(tokens), rtol=0, atol=1e-12)
+    else:
+        assert not len(found)
