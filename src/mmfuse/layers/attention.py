@@ -1,6 +1,5 @@
 """Multi-head attention that never reads padding and gives zeros where there is nothing to read."""
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
