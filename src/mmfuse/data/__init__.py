@@ -1,13 +1,25 @@
 """Data: tables of samples in, batches out.
 
 ``read_table`` reads rows, ``transforms`` make tensors of cells, ``collate`` makes batches of samples, and
-``load_batches`` does all three for a model.
+``load_batches`` does all three for a model. ``make_synthetic`` makes batches whose best possible accuracy is known.
 """
 
 from mmfuse.data.collate import collate
 from mmfuse.data.dataset import Sample, TableDataset
 from mmfuse.data.errors import DataError
 from mmfuse.data.loader import Loader, load_batches
+from mmfuse.data.synthetic import Synthetic, make_synthetic
 from mmfuse.data.table import Table, read_table
 
-__all__ = ["DataError", "Loader", "Sample", "Table", "TableDataset", "collate", "load_batches", "read_table"]
+__all__ = [
+    "DataError",
+    "Loader",
+    "Sample",
+    "Synthetic",
+    "Table",
+    "TableDataset",
+    "collate",
+    "load_batches",
+    "make_synthetic",
+    "read_table",
+]
