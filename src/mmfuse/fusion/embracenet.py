@@ -79,9 +79,9 @@ def _drawn(
 ) -> Float[Tensor, "batch dim"]:
     """Each coordinate from one modality, drawn by its share; zeros where no share is above 0."""
     end = share.cumsum(dim=1)
-    end = end / end[:, -1:].clamp_min(1e-30)  # the last is exactly 1, so that every number below 1 falls somewhere
-    number = torch.rand(docked.shape[0], docked.shape[2], dtype=share.dtype, device=docked.device)
-    chosen = (number[:, None] >= end[..., None]).sum(dim=1, keepdim=True)  # (batch, 1, dim)
-    # A sample without a share chooses one past the end; what it gathers is zeroed.
-    drawn = docked.gather(1, chosen.clamp_max(docked.shape[1] - 1)).squeeze(1)
-    return drawn * (share.sum(dim=1, keepdim=True) > 0)
+    # The last end is exactly 1, so that every number below 1 falls somewhere; without a share all ends are 0.
+    end = (end / end[:, -1:].clamp_min(1e-30))[..., None]  # (batch, modality, 1)
+    number = torch.rand(docked.shape[0], 1, docked.shape[2], dtype=share.dtype, device=docked.device)
+    before = number < end
+    drawn = torch.cat([before[:, :1], before[:, 1:] & ~before[:, :-1]], dim=1)  # (batch, modality, dim)
+    return (docked * drawn.to(docked.dtype)).sum(dim=1)
