@@ -268,8 +268,8 @@ def test_trains_saves_and_loads_in_a_model(tmp_path):
 def two_modalities() -> MultimodalModel:
     torch.manual_seed(0)
     encoders = {
-        "image": SkipAbsent(ViTEncoder.preset("tiny", size=16)),
         "sound": SkipAbsent(SpectrogramEncoder(dim=32, num_mels=24)),
+        "speech": SkipAbsent(SpectrogramEncoder(dim=32, num_mels=24, num_layers=1)),
     }
     return MultimodalModel(encoders, Concat(dims_of(encoders), 16), {"kind": Classification(16, 3)})
 
@@ -277,10 +277,10 @@ def two_modalities() -> MultimodalModel:
 def share_of(rank: int) -> mmfuse.Batch:
     """Rank 0 has no sound at all."""
     generator = torch.Generator().manual_seed(rank)
-    sound = torch.tensor([True, False, True]) & (rank == 1)
+    present = {"sound": torch.tensor([True, False, True]) & (rank == 1), "speech": torch.tensor([True, True, False])}
     inputs = {
-        "image": Input(torch.randn(3, 3, 16, 16, generator=generator), torch.tensor([True, True, False])),
-        "sound": Input(torch.randn(3, 1600, generator=generator), sound, sound[:, None].expand(3, 1600)),
+        name: Input(torch.randn(3, 1600, generator=generator), here, here[:, None].expand(3, 1600))
+        for name, here in present.items()
     }
     return mmfuse.Batch(inputs, {"kind": mmfuse.Target(torch.tensor([0, 1, 2]), torch.ones(3).bool())})
 

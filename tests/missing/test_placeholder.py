@@ -111,6 +111,10 @@ def test_compiles_and_exports_whole():
         ),
         (lambda: Placeholder(DIMS, num_tokens={"text": 1}), r"got no \['audio', 'image'\], only \['text'\]"),
         (lambda: Placeholder({"a": 2}, num_tokens={"a": 1, "b": 1}), "unknown modality 'b'"),
+        (
+            lambda: Placeholder({"text": 1})(random_features()),
+            "Placeholder was built for 'text' of width 1, but its features have width 6. Expected the same",
+        ),
         (lambda: Placeholder({"a": 2})(random_features()), r"Placeholder got no \['a'\], only"),
     ],
 )

@@ -55,7 +55,12 @@ class Placeholder(nn.Module):
         """One modality; ``some`` says which samples have any."""
         absent = some & ~x.present
         learned: Float[Tensor, "token dim"] = self.tokens[name].to(x.tokens.dtype)
-        count, time = len(learned), x.tokens.shape[1]
+        (count, width), (time, given) = learned.shape, x.tokens.shape[1:]
+        if width != given:
+            raise ValueError(
+                f"Placeholder was built for {name!r} of width {width}, but its features have width {given}. Expected "
+                "the same. Build it with dims_of(encoders)."
+            )
         if time < count:
             x = _padded(x, count - time)
         learned = F.pad(learned, (0, 0, 0, x.tokens.shape[1] - count))  # (time, dim)
