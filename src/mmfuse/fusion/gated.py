@@ -63,11 +63,12 @@ class GatedFusion(nn.Module):
         inputs, present = read_pooled(features, self.value)  # present: (batch, modality)
         gates = self.gate(torch.cat(list(inputs.values()), dim=1)).sigmoid()
         if len(inputs) == 2:
-            gates = torch.stack([gates, 1 - gates], dim=1)
-            gates = torch.where(present.all(dim=1)[:, None, None], gates, 1.0)
+            both = present.all(dim=1, keepdim=True)
+            alone = (present & ~both)[..., None].to(gates.dtype)  # (batch, modality, 1)
+            gates = torch.addcmul(alone, both[..., None].to(gates.dtype), torch.stack([gates, 1 - gates], dim=1))
         else:
-            gates = gates.unflatten(1, (len(inputs), -1))
-        return _gated(self.value, inputs, present, gates * present[..., None])
+            gates = gates.unflatten(1, (len(inputs), -1)) * present[..., None].to(gates.dtype)
+        return _gated(self.value, inputs, present, gates)
 
 
 @recorded
@@ -119,7 +120,7 @@ class SoftmaxGatedFusion(nn.Module):
         wide = scores if scores.itemsize > 4 else scores.float()
         # The smallest finite number, not -inf: a sample that has nothing would be 0/0.
         gates = wide.masked_fill(~present[..., None], -3e38).softmax(dim=1).to(scores.dtype)
-        return _gated(self.value, inputs, present, gates * present[..., None])
+        return _gated(self.value, inputs, present, gates * present[..., None].to(gates.dtype))
 
 
 def _gated(
