@@ -110,7 +110,8 @@ class MixtureOfProducts(nn.Module):
     Cost: parameters as :class:`ProductOfExperts`; time and memory of the products grow as ``2^M dim``: ten modalities
     at most.
 
-    Use: where any subset of the modalities must answer well: each one is trained by the mixture itself.
+    Use: where any subset of the modalities must answer well: each one is trained by the mixture itself. What lies in a
+    combination of modalities alone is learned slowly, since most subsets lack it: take :class:`ProductOfExperts` there.
 
     Args:
         dims: width of each modality.
