@@ -1,0 +1,15 @@
+"""Linear layers that keep the variance of what they read, for products of several of them."""
+
+from torch import nn
+
+
+def unit_linear(width: int, dim: int, *, bias: bool = True, gain: float = 1.0) -> nn.Linear:
+    """A linear layer whose outputs have ``gain ** 2`` times the variance of independent inputs; its bias is 0.
+
+    torch's default gives a third: a product of M such layers would start with a variance of 3 to the power of -M.
+    """
+    layer = nn.Linear(width, dim, bias=bias)
+    nn.init.normal_(layer.weight, std=gain * width**-0.5)
+    if bias:
+        nn.init.zeros_(layer.bias)
+    return layer
