@@ -7,7 +7,7 @@ import torch
 from fusion_equations import attend, attention_pool, cross_block, linear, self_block
 from torch import nn
 
-from mmfuse.layers.attention import Attention
+from mmfuse.layers.attention import Attention, score_bias
 from mmfuse.layers.join import JoinTokens
 from mmfuse.layers.modalities import by_name, read_pooled, read_tokens
 from mmfuse.layers.pooling import AttentionPool
@@ -59,6 +59,14 @@ def test_a_mask_of_all_equals_no_mask(make):
     masked, plain = layer(*arguments, torch.ones(3, 5, dtype=torch.bool)), layer(*arguments)
 
     torch.testing.assert_close(masked, plain, rtol=0, atol=1e-12)
+
+
+def test_a_bias_of_scores_made_once_equals_the_mask():
+    block, tokens = SelfBlock(8, 2).double(), sequence()[:2]
+
+    found = block(tokens, score_bias(MASK[:2], tokens.dtype))
+
+    torch.testing.assert_close(found, block(tokens, MASK[:2]), rtol=0, atol=1e-12)
 
 
 def test_feed_forward_has_an_inner_layer_of_four_widths():

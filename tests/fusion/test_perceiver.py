@@ -10,14 +10,16 @@ from mmfuse.testing import DIMS, check_fusion, random_features
 
 
 @pytest.mark.plain
-@pytest.mark.parametrize("arguments", [{}, {"num_latents": 3, "num_rounds": 1, "num_layers": 2, "dropout": 0.2}])
-def test_keeps_the_promises_of_a_fusion(arguments):
-    check_fusion(lambda dims: PerceiverFusion(dims, 8, **arguments))
+def test_keeps_the_promises_of_a_fusion():
+    check_fusion(lambda dims: PerceiverFusion(dims, 8))
 
 
 @pytest.mark.plain
-def test_keeps_them_for_two_modalities():
-    check_fusion(lambda dims: PerceiverFusion(dims, 8), dims={"text": 6, "audio": 4})
+def test_keeps_them_for_two_modalities_and_other_arguments():
+    check_fusion(
+        lambda dims: PerceiverFusion(dims, 8, num_latents=3, num_rounds=1, num_layers=2, dropout=0.2),
+        dims={"text": 6, "audio": 4},
+    )
 
 
 @pytest.mark.parametrize("names", [["text", "audio", "image"], ["text"]])

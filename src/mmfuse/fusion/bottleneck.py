@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mmfuse._checks import require_dims, require_positive, require_share
 from mmfuse._record import recorded
 from mmfuse.contracts import Features, Fused
+from mmfuse.layers.attention import score_bias
 from mmfuse.layers.masking import masked_mean
 from mmfuse.layers.modalities import read_tokens
 from mmfuse.layers.transformer import SelfBlock
@@ -31,7 +32,7 @@ class BottleneckFusion(nn.Module):
     the bottleneck, in the second it reads what the others wrote: with fewer than two, tokens know nothing of other
     modalities, and h is but their mean. The paper averages the logits that one linear classifier makes of each CLS: a
     linear head on h does the same. Stochastic depth is left out. ``Fused.features.tokens`` are the normalised tokens
-    of all modalities, without CLS, in the order of ``dims``.
+    of all modalities in the order of ``dims``, before those of each its CLS.
 
     Source: Nagrani et al., 2021, "Attention Bottlenecks for Multimodal Fusion", https://arxiv.org/abs/2107.00135,
     section 3.
@@ -96,31 +97,33 @@ class BottleneckFusion(nn.Module):
     def forward(self, features: Mapping[str, Features]) -> Fused:
         tokens, masks = read_tokens(features, self.project)
         present = torch.stack([mask.any(dim=1) for mask in masks.values()], dim=1)  # (batch, modality)
-        streams = self._transform(tokens, masks, present)
-        heads = torch.stack([stream[:, 0] for stream in streams], dim=1)
-        normed = self.norm(torch.cat([heads, *(stream[:, 1:] for stream in streams)], dim=1))
-        pooled = masked_mean(normed[:, : len(streams)], present)
-        return Fused(Features(normed[:, len(streams) :], torch.cat(list(masks.values()), dim=1), pooled))
+        streams = {name: self._with_cls(name, self.project[name](x)) for name, x in tokens.items()}
+        streams = self._transform(streams, masks, present)
+        normed = self.norm(torch.cat(list(streams.values()), dim=1))
+        heads = [stream[:, 0] for stream in normed.split([stream.shape[1] for stream in streams.values()], dim=1)]
+        real = [torch.cat([mask.any(dim=1, keepdim=True), mask], dim=1) for mask in masks.values()]
+        return Fused(Features(normed, torch.cat(real, dim=1), masked_mean(torch.stack(heads, dim=1), present)))
 
     def _transform(
-        self, tokens: Mapping[str, Tensor], masks: Mapping[str, Tensor], present: Bool[Tensor, "batch modality"]
-    ) -> list[Tensor]:
+        self, streams: dict[str, Tensor], masks: Mapping[str, Tensor], present: Bool[Tensor, "batch modality"]
+    ) -> dict[str, Tensor]:
         """CLS and tokens of each modality after all layers."""
-        streams = {name: self._with_cls(name, self.project[name](x)) for name, x in tokens.items()}
-        readable = {name: F.pad(mask, (1, 0), value=True) for name, mask in masks.items()}
-        width = len(self.bottleneck)
-        wide = {name: F.pad(mask, (0, width), value=True) for name, mask in readable.items()}
-        shared = self.bottleneck.to(next(iter(streams.values())).dtype).expand(present.shape[0], -1, -1)
+        width, dtype = len(self.bottleneck), next(iter(streams.values())).dtype
+        # CLS and bottleneck can always be read, so that every row has a key.
+        alone = {name: score_bias(F.pad(mask, (1, 0), value=True), dtype) for name, mask in masks.items()}
+        fused = {name: F.pad(bias, (0, width)) for name, bias in alone.items()}
+        shared = self.bottleneck.to(dtype).expand(present.shape[0], -1, -1)
         layer: Any
         for place, layer in enumerate(self.layers):
             if place < self.fusion_layer:
-                streams = {name: layer[name](x, readable[name]) for name, x in streams.items()}
+                streams = {name: layer[name](x, alone[name]) for name, x in streams.items()}
                 continue
-            read = {name: layer[name](torch.cat([x, shared], dim=1), wide[name]) for name, x in streams.items()}
-            streams = {name: x[:, :-width] for name, x in read.items()}
+            read = {name: layer[name](torch.cat([x, shared], dim=1), fused[name]) for name, x in streams.items()}
+            parts = {name: x.split([x.shape[1] - width, width], dim=1) for name, x in read.items()}
+            streams = {name: stream for name, (stream, _) in parts.items()}
             if place < len(self.layers) - 1:
-                shared = _average([x[:, -width:] for x in read.values()], present)
-        return list(streams.values())
+                shared = _average([written for _, written in parts.values()], present)
+        return streams
 
     def _with_cls(self, name: str, tokens: Float[Tensor, "batch time dim"]) -> Float[Tensor, "batch longer dim"]:
         return torch.cat([self.cls[name].to(tokens.dtype).expand(tokens.shape[0], 1, -1), tokens], dim=1)

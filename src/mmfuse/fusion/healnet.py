@@ -9,6 +9,7 @@ from torch import nn
 from mmfuse._checks import require_dims, require_positive, require_share
 from mmfuse._record import recorded
 from mmfuse.contracts import Features, Fused
+from mmfuse.layers.attention import score_bias
 from mmfuse.layers.modalities import read_tokens
 from mmfuse.layers.transformer import CrossBlock, SelfBlock
 
@@ -82,10 +83,12 @@ class HealNet(nn.Module):
         blocks: dict[str, Any] = dict(self.cross.items())
         projected = {name: block.project(self.project[name](tokens[name])) for name, block in blocks.items()}
         first = next(iter(projected.values()))
+        # A row whose modality is absent reads all of its zeros: what comes of it is not taken.
+        bias = {name: score_bias(mask | ~present[name][:, 0], first.dtype) for name, mask in masks.items()}
         latents = self.latents.to(first.dtype).expand(first.shape[1], -1, -1)
         for _ in range(self.num_rounds):
             for name, block in blocks.items():
-                updated = self.block(block.read(latents, projected[name], masks[name]))
+                updated = self.block(block.read(latents, projected[name], bias[name]))
                 latents = torch.where(present[name], updated, latents)
         latents = self.norm(latents)
         anything = torch.stack(list(present.values())).any(dim=0)[:, 0].expand(latents.shape[:2])

@@ -3,11 +3,13 @@
 from collections.abc import Mapping
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from mmfuse._checks import require_dims, require_positive, require_share
 from mmfuse._record import recorded
 from mmfuse.contracts import Features, Fused
+from mmfuse.layers.attention import score_bias
 from mmfuse.layers.join import JoinTokens
 from mmfuse.layers.transformer import SelfBlock
 
@@ -66,9 +68,10 @@ class SingleStream(nn.Module):
     def forward(self, features: Mapping[str, Features]) -> Fused:
         joined, mask = self.join(features)
         stream = torch.cat([self.cls.to(joined.dtype).expand(joined.shape[0], 1, -1), joined], dim=1)
-        readable = torch.cat([torch.ones_like(mask[:, :1]), mask], dim=1)  # CLS always: a row can read at least that
+        # CLS can always be read, so that every row has a key.
+        bias = score_bias(F.pad(mask, (1, 0), value=True), stream.dtype)
         for block in self.blocks:
-            stream = block(stream, readable)
+            stream = block(stream, bias)
         stream = self.norm(stream)
         real = torch.cat([mask.any(dim=1, keepdim=True), mask], dim=1)  # CLS stands for a sample that has something
         return Fused(Features(stream, real, stream[:, 0]))

@@ -21,7 +21,8 @@ class SelfBlock(nn.Module):
     .. math:: Y = X + \operatorname{Attn}(\operatorname{LN}(X), \operatorname{LN}(X)), \qquad
               Z = Y + \operatorname{FFN}(\operatorname{LN}(Y))
 
-    What is not real must come in finite, and comes out finite and unspecified. ``dropout`` is on both branches.
+    What is not real must come in finite, and comes out finite and unspecified. ``dropout`` is on both branches. Where
+    every row has a real token, the mask may be a :func:`~mmfuse.layers.attention.score_bias`, made once for all blocks.
     """
 
     def __init__(self, dim: int, num_heads: int, *, dropout: float = 0.0) -> None:
@@ -33,7 +34,9 @@ class SelfBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(
-        self, tokens: Float[Tensor, "batch time dim"], mask: Bool[Tensor, "batch time"] | None = None
+        self,
+        tokens: Float[Tensor, "batch time dim"],
+        mask: Bool[Tensor, "batch time"] | Float[Tensor, "batch 1 1 time"] | None = None,
     ) -> Float[Tensor, "batch time dim"]:
         normed = self.norm_attention(tokens)
         tokens = tokens + self.dropout(self.attention(normed, normed, mask))
@@ -74,7 +77,7 @@ class CrossBlock(nn.Module):
         self,
         tokens: Float[Tensor, "batch query dim"],
         projected: Float[Tensor, "2 batch head time width"],
-        mask: Bool[Tensor, "batch time"] | None = None,
+        mask: Bool[Tensor, "batch time"] | Float[Tensor, "batch 1 1 time"] | None = None,
     ) -> Float[Tensor, "batch query dim"]:
         """The block, with keys and values projected before."""
         read = self.attention.read(self.norm_query(tokens), projected, mask)
