@@ -53,7 +53,7 @@ class Attention(nn.Module):
         k, v = projected.unbind(0)
         dropout = self.dropout if self.training else 0.0
         if mask is None or mask.is_floating_point():  # every row has a key
-            return self.out(F.scaled_dot_product_attention(q, k, v, mask, dropout_p=dropout).transpose(1, 2).flatten(2))
+            return self.out(scaled_dot_product(q, k, v, mask, dropout=dropout).transpose(1, 2).flatten(2))
         unreadable = ~mask.any(dim=1)[:, None, None]  # (batch, 1, 1)
         # True = take part. A row without keys attends to everything and is zeroed after: every backend agrees on that.
         take_part = (mask[:, None] | unreadable)[:, None]  # (batch, 1, 1, time)
@@ -80,13 +80,18 @@ def scaled_dot_product(
     """``F.scaled_dot_product_attention``, for narrow heads on a CPU too.
 
     Its kernel there is built for vectors of 16: heads of 5 take 1.7 times as long as these heads filled up with zeros,
-    which change no score. A single query does not pay for the filling.
+    which change no score. Where one side is much shorter, there is little to compute and much to fill.
     """
     width = q.shape[-1]
-    if width >= 16 or q.shape[-2] == 1 or not q.is_cpu:
+    # A compiled graph does not look at lengths, or it would have to be made again for others.
+    if width >= 16 or not q.is_cpu or (not torch.compiler.is_compiling() and _one_sided(q.shape[-2], k.shape[-2])):
         return F.scaled_dot_product_attention(q, k, v, mask, dropout_p=dropout)
     q, k, v = (F.pad(x, (0, 16 - width)) for x in (q, k, v))
     return F.scaled_dot_product_attention(q, k, v, mask, dropout_p=dropout, scale=width**-0.5)[..., :width]
+
+
+def _one_sided(queries: int, keys: int) -> bool:
+    return max(queries, keys) > 4 * min(queries, keys)
 
 
 def require_heads(owner: str, dim: int, num_heads: int) -> None:

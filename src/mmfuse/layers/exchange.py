@@ -3,11 +3,11 @@
 from collections.abc import Iterable, Mapping
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from mmfuse.contracts import Features
+from mmfuse.layers.attention import scaled_dot_product
 from mmfuse.layers.masking import masked_mean
 
 Tokens = dict[str, Float[Tensor, "batch _ dim"]]
@@ -64,7 +64,7 @@ class Exchange(nn.Module):
             bias, unreadable = reading[name]
             others = torch.cat([both for other, both in keys.items() if other != name], dim=1)
             q, k, v = (part.transpose(1, 2) for part in (queries[name].squeeze(2), *others.unbind(2)))
-            read = self.out[name](F.scaled_dot_product_attention(q, k, v, bias).transpose(1, 2).flatten(2))
+            read = self.out[name](scaled_dot_product(q, k, v, bias).transpose(1, 2).flatten(2))
             result[name] = x + self.dropout(read.masked_fill(unreadable, 0.0))
         return result
 
