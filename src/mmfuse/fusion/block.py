@@ -30,10 +30,14 @@ class BLOCK(nn.Module):
 
     Source: Ben-younes, Cadene, Thome and Cord, 2019, "BLOCK: Bilinear Superdiagonal Fusion for Visual Question
     Answering and Visual Relationship Detection", https://arxiv.org/abs/1902.00038.
+
     Reads: pooled vectors, two modalities.
-    Absent: its factor is 1 (after :math:`U_{cr}`), so that the other's, summed over r, remains; with none at all,
-    :math:`W_o` times R in every coordinate.
+
+    Absent: its factor is 1 (after :math:`U_{cr}`), so that the other's, summed over r, remains; with none at all z
+    is R in every coordinate.
+
     Cost: ``width (d_1 + d_2 + 2 rank width / chunks + dim)`` parameters and as many multiplications per sample.
+
     Use: as :class:`MUTAN`, with more chunks for larger ``width`` and ``rank``; chunks are between MUTAN (one) and
     products of single coordinates (``width`` of them).
 
@@ -44,6 +48,10 @@ class BLOCK(nn.Module):
         chunks: blocks of the core.
         rank: products summed into each coordinate.
         dropout: of z.
+
+    Raises:
+        ValueError: not two modalities, a width, rank or number of chunks that is not positive, a width that cannot be cut
+            into equal chunks, or a dropout outside [0, 1).
     """
 
     reads = "pooled"

@@ -28,10 +28,14 @@ class LowRankFusion(nn.Module):
 
     Source: Liu, Shen, Lakshminarasimhan, Liang, Zadeh and Morency, 2018, "Efficient Low-rank Multimodal Fusion with
     Modality-Specific Factors", https://arxiv.org/abs/1806.00064; :math:`w_r` and b as in the authors' code.
+
     Reads: pooled vectors.
+
     Absent: it is [0; 1], so that its factor is its last column and all terms without it remain (a zero would take all
     others with it); with none at all, the product of these columns.
+
     Cost: ``rank dim`` times the sum of all (d_m + 1) parameters and multiplications per sample: linear in modalities.
+
     Use: as :class:`TensorFusion`, for wide or many modalities. A product of many factors has a long tail: beyond four
     or five modalities lower the learning rate.
 
@@ -39,6 +43,9 @@ class LowRankFusion(nn.Module):
         dims: width of each modality.
         dim: width of the fused vector.
         rank: number of products added up.
+
+    Raises:
+        ValueError: no modalities, or a width or rank that is not positive.
     """
 
     reads = "pooled"

@@ -31,10 +31,14 @@ class MFB(nn.Module):
 
     Source: Yu, Yu, Fan and Tao, 2017, "Multi-modal Factorized Bilinear Pooling with Co-Attention Learning for Visual
     Question Answering", https://arxiv.org/abs/1708.01471.
+
     Reads: pooled vectors.
+
     Absent: its factor is 1, so that the product of the others remains; with no modality at all every coordinate of h is
     the same.
+
     Cost: ``rank dim`` times the sum of all widths, in parameters and in multiplications per sample.
+
     Use: as :class:`MLB`, with more capacity and an output of fixed length; the scale of the inputs is lost.
 
     Args:
@@ -42,6 +46,9 @@ class MFB(nn.Module):
         dim: width of the fused vector.
         rank: products summed into each coordinate.
         dropout: of the products, before they are summed.
+
+    Raises:
+        ValueError: no modalities, a width or rank that is not positive, or a dropout outside [0, 1).
     """
 
     reads = "pooled"

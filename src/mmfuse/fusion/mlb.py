@@ -20,16 +20,20 @@ class MLB(nn.Module):
     .. math::
         h = P \bigl(\tanh(U_1 x_1 + b_1) * \dots * \tanh(U_M x_M + b_M)\bigr) + c
 
-    The paper has two modalities, :math:`P (\tanh(U x) * \tanh(V y))`; more are multiplied in the same way. A bilinear
-    form whose matrices all have rank ``rank`` at most. Weights start so that :math:`U_m x_m` has the variance of
-    :math:`x_m`.
+    :math:`x_m` is the pooled vector of modality m; :math:`U_m` and :math:`b_m` are its layer ``project``, P and c the
+    layer ``out``; * multiplies coordinates. The paper has two modalities, :math:`P (\tanh(U x) * \tanh(V y))`; more are
+    multiplied in the same way. Weights start so that :math:`U_m x_m` has the variance of :math:`x_m`.
 
     Source: Kim, On, Lim, Kim, Ha and Zhang, 2017, "Hadamard Product for Low-rank Bilinear Pooling",
     https://arxiv.org/abs/1610.04325.
+
     Reads: pooled vectors.
+
     Absent: its factor is 1, so that the product of the others remains; with no modality at all the product is 1.
+
     Cost: ``rank (sum of d_m + dim)`` parameters and as many multiplications per sample.
-    Use: where modalities mean something together only, as a question and its picture do. One rank-1 term a coordinate;
+
+    Use: where modalities mean something together only, as a question and its picture do. One product a coordinate;
     :class:`MFB` and :class:`MUTAN` have more. With many modalities the product of as many tanh becomes small.
 
     Args:
@@ -37,6 +41,9 @@ class MLB(nn.Module):
         dim: width of the fused vector.
         rank: width of the product; ``dim`` if None.
         dropout: of the product.
+
+    Raises:
+        ValueError: no modalities, a width or rank that is not positive, or a dropout outside [0, 1).
     """
 
     reads = "pooled"

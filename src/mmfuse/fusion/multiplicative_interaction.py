@@ -29,17 +29,24 @@ class MultiplicativeInteraction(nn.Module):
 
     Source: Jayakumar, Czarnecki, Menick, Schwarz, Rae, Osindero, Teh, Harley and Pascanu, 2020, "Multiplicative
     Interactions and Where to Find Them", https://openreview.net/forum?id=rylnK6VtDH.
+
     Reads: pooled vectors, two modalities.
+
     Absent: it is the zero vector, so that the linear map of the other and b remain; with none at all, b.
+
     Cost: ``(d_1 + d_2) (rank + dim) + rank^2 dim`` parameters and as many multiplications per sample; without
     ``rank``, ``d_1 d_2 dim``. No product of the whole batch is built in three dimensions beyond one matrix product.
-    Use: for two modalities of which one says how to read the other, as an instruction does; the linear terms make it
-    at least as good as addition. For more modalities, :class:`TensorFusion`.
+
+    Use: for two modalities of which one says how to read the other, as an instruction does; the linear terms leave
+    addition open to it. For more modalities, :class:`TensorFusion`.
 
     Args:
         dims: width of each of the two modalities.
         dim: width of the fused vector.
         rank: width to which each modality is projected for the product; None: not projected.
+
+    Raises:
+        ValueError: not two modalities, or a width or rank that is not positive.
     """
 
     reads = "pooled"

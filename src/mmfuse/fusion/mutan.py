@@ -26,10 +26,14 @@ class MUTAN(nn.Module):
 
     Source: Ben-younes, Cadene, Cord and Thome, 2017, "MUTAN: Multimodal Tucker Fusion for Visual Question Answering",
     https://arxiv.org/abs/1705.06676.
+
     Reads: pooled vectors, two modalities.
-    Absent: its factor is 1 (after :math:`U_r`), so that :math:`W_o \sum_r V_r B y` remains; with none at all,
-    :math:`W_o` times R in every coordinate.
+
+    Absent: its factor is 1 (after :math:`U_r`), so that :math:`W_o \sum_r V_r B y` remains; with none at all the
+    sum is R in every coordinate.
+
     Cost: ``width (d_1 + d_2 + 2 rank width + dim)`` parameters and as many multiplications per sample.
+
     Use: as :class:`MLB` for two modalities, where one product a coordinate is too few. :class:`BLOCK` reaches larger
     ``width`` and ``rank`` with as many parameters.
 
@@ -39,6 +43,9 @@ class MUTAN(nn.Module):
         width: of both projections and of the sum; ``dim`` if None.
         rank: products summed into each coordinate.
         dropout: of the sum.
+
+    Raises:
+        ValueError: not two modalities, a width or rank that is not positive, or a dropout outside [0, 1).
     """
 
     reads = "pooled"

@@ -9,6 +9,7 @@ from torch import nn
 from mmfuse._checks import require_dims, require_known_names, require_names, require_positive, require_share
 from mmfuse._record import recorded
 from mmfuse.contracts import Features, Fused
+from mmfuse.layers.linear import unit_linear
 from mmfuse.layers.modalities import read_pooled
 from mmfuse.layers.outer import contract, with_one
 
@@ -21,20 +22,25 @@ class TensorFusion(nn.Module):
     r"""A linear map of the outer product of all modalities, each with a 1 appended.
 
     .. math::
-        h = W \operatorname{vec}\bigl([z_1; 1] \otimes \dots \otimes [z_M; 1]\bigr) + b, \qquad z_m = f_m(x_m)
+        h = W \operatorname{vec}\bigl([z_1; 1] \otimes \dots \otimes [z_M; 1]\bigr), \qquad z_m = f_m(x_m)
 
     The appended ones keep the terms of lower order: W's slice at the last index of all other axes is the linear map of
-    one modality alone, and so on; the bias b is the slice at the last index of all. ``core`` is W as a tensor
+    one modality alone, and so on; the slice at the last index of all is the bias. ``core`` is W as a tensor
     (d_1 + 1, ..., d_M + 1, dim), axes in the order of ``dims``. :math:`f_m` is the paper's small network of each
     modality, here one linear layer with GELU, that makes the product affordable; a modality as wide as its entry in
     ``widths`` enters as it is. The product is not built: see :func:`mmfuse.layers.outer.contract`.
 
     Source: Zadeh, Chen, Poria, Cambria and Morency, 2017, "Tensor Fusion Network for Multimodal Sentiment Analysis",
     https://arxiv.org/abs/1707.07250.
+
     Reads: pooled vectors.
-    Absent: its vector is 0 and the appended 1 stays, so that all terms without it remain; with none at all, b.
+
+    Absent: its vector is 0 and the appended 1 stays, so that all terms without it remain; with none at all,
+    the bias.
+
     Cost: ``dim`` times the product of all (width + 1) parameters and multiplications per sample: exponential in the
     number of modalities. The default widths keep that product below 5000 (up to twelve modalities).
+
     Use: for two to four modalities when interactions of all orders may matter and there is enough data for them;
     else :class:`LowRankFusion`, which is the same with W in factors.
 
@@ -43,6 +49,10 @@ class TensorFusion(nn.Module):
         dim: width of the fused vector.
         widths: width of each modality in the product; all the same if None, and none above its own.
         dropout: of what enters the product.
+
+    Raises:
+        ValueError: no modalities, ``widths`` that do not name each of them, a width that is not positive, or a dropout
+            outside [0, 1).
     """
 
     reads = "pooled"
@@ -76,4 +86,4 @@ class TensorFusion(nn.Module):
 
 
 def _small_network(width: int, narrow: int) -> nn.Module:
-    return nn.Identity() if narrow == width else nn.Sequential(nn.Linear(width, narrow), nn.GELU())
+    return nn.Identity() if narrow == width else nn.Sequential(unit_linear(width, narrow), nn.GELU())
