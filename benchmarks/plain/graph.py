@@ -10,7 +10,7 @@ from plain.pooling import attention_pool
 def graph(fusion, features):
     starts = {name: project(features[name].pooled).chunk(2, dim=1) for name, project in fusion.project.items()}
     names = list(starts)
-    nodes = {(name,): starts[name][0] for name in names}
+    nodes = {(name,): F.gelu(starts[name][0]) for name in names}
     for one, other in combinations(names, 2):
         nodes[one, other] = F.gelu(starts[one][1] + starts[other][1])
     for layer in fusion.layers:

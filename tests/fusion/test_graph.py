@@ -32,7 +32,7 @@ def test_equals_its_equation(names):
 
     for i in range(6):
         starts = {n: linear(fusion.project[n], x.pooled[i]) for n, x in features.items() if x.present[i]}
-        nodes = {(name,): x[:8] for name, x in starts.items()}
+        nodes = {(name,): gelu(x[:8]) for name, x in starts.items()}
         for one, other in combinations(starts, 2):
             nodes[one, other] = gelu(starts[one][8:] + starts[other][8:])
         for layer in fusion.layers:

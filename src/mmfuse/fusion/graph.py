@@ -27,12 +27,13 @@ class GraphFusion(nn.Module):
         v_i \leftarrow v_i + \operatorname{GELU}\Bigl(\sum_{j \in N(i)} \alpha_{ij} W v_j\Bigr), \qquad
         h = \operatorname{Pool}(v)
 
-    The nodes start as :math:`v_m = P_m x_m` and :math:`v_{mn} = \operatorname{GELU}(U_m x_m + U_n x_n)`. Modalities are
-    neighbours of each other, a pair of its two modalities, and every node of itself, so that none is isolated. Each
-    layer has its W and a, with heads side by side (eqs. 1 to 5 of GAT, with GELU in place of ELU, and the skip
-    connection that its authors use in their deepest network). Pool is attention over the nodes with one learned query.
-    The dynamic fusion graph of Graph-MFN also joins modalities and combinations of them; its edges have learned
-    efficacies in place of attention, and it has a node for each larger combination, too.
+    The nodes start as :math:`v_m = \operatorname{GELU}(P_m x_m)` and
+    :math:`v_{mn} = \operatorname{GELU}(U_m x_m + U_n x_n)`. Modalities are neighbours of each other, a pair of its two
+    modalities, and every node of itself, so that none is isolated. Each layer has its W and a, with heads side by side
+    (eqs. 1 to 5 of GAT, with GELU in place of ELU, and the skip connection that its authors use in their deepest
+    network). Pool is attention over the nodes with one learned query. The dynamic fusion graph of Graph-MFN also joins
+    modalities and combinations of them; its edges have learned efficacies in place of attention, and it has a node for
+    each larger combination, too. With a single modality there is one node, which can only read itself.
 
     ``Fused.weights`` is the share of each modality in Pool, mean over heads; a pair counts half for each of its two.
     What a node learned from its neighbours counts for the node.
@@ -69,13 +70,18 @@ class GraphFusion(nn.Module):
         require_positive("GraphFusion", num_heads=num_heads, num_layers=num_layers)
         require_share("GraphFusion", dropout=dropout)
         nodes = [*((name,) for name in dims), *combinations(dims, 2)]
-        members = torch.tensor([[name in node for name in dims] for node in nodes])  # (node, modality)
+        members = torch.tensor([[int(name in node) for name in dims] for node in nodes])  # (node, modality)
+        # A modality gives P_m x_m to its own node and U_m x_m to each of its pairs; a single one has no pair.
+        own = F.one_hot(torch.arange(len(nodes)), len(nodes))[:, : len(dims)]
+        parts = torch.stack([own, members - own], dim=2).flatten(1) if len(dims) > 1 else own
+        self.dim = dim
         self.members: Tensor
         self.neighbours: Tensor
-        self.register_buffer("members", members, persistent=False)
-        self.register_buffer("neighbours", _neighbours(members), persistent=False)
-        # One matrix for both starts of a modality; a single modality has no pair to be half of.
-        starts = 2 * dim if len(dims) > 1 else dim
+        self.parts: Tensor
+        self.register_buffer("parts", parts.float(), persistent=False)
+        self.register_buffer("members", members.bool(), persistent=False)
+        self.register_buffer("neighbours", _neighbours(self.members), persistent=False)
+        starts = dim * parts.shape[1] // len(dims)
         self.project = nn.ModuleDict({name: nn.Linear(width, starts) for name, width in dims.items()})
         self.layers = nn.ModuleList(_Layer(dim, num_heads, dropout) for _ in range(num_layers))
         self.pool = AttentionPool(dim, num_heads)
@@ -84,7 +90,7 @@ class GraphFusion(nn.Module):
         pooled, present = read_pooled(features, self.project)
         there = (present[:, None] | ~self.members).all(dim=2)  # (batch, node): all its members are present
         starts = torch.stack([project(pooled[name]) for name, project in self.project.items()], dim=1)
-        nodes = self._nodes(starts)
+        nodes = F.gelu(self.parts @ starts.unflatten(2, (-1, self.dim)).flatten(1, 2))
         neighbours = self.neighbours & there[:, None]  # (batch, node, node)
         for layer in self.layers:
             nodes = layer(nodes, neighbours)
@@ -93,15 +99,6 @@ class GraphFusion(nn.Module):
         weights = shares.mean(dim=1) @ (members / members.sum(dim=1, keepdim=True))
         fused = Features.from_pooled(self.pool.gather(nodes, shares, there), present.any(dim=1))
         return Fused(fused, weights=by_name(self.project, weights))
-
-    def _nodes(self, starts: Float[Tensor, "batch modality starts"]) -> Float[Tensor, "batch node dim"]:
-        """The modalities, then the pairs in the order of :func:`itertools.combinations`."""
-        count = starts.shape[1]
-        if count == 1:
-            return starts
-        own, half = starts.chunk(2, dim=2)
-        pairs = self.members[count:].to(half.dtype) @ half
-        return torch.cat([own, F.gelu(pairs)], dim=1)
 
 
 def _neighbours(members: Bool[Tensor, "node modality"]) -> Bool[Tensor, "node node"]:
