@@ -64,5 +64,5 @@ class AttentionFusion(nn.Module):
         both = torch.stack([self.key_value[name](x) for name, x in inputs.items()], dim=1)
         keys, values = both.split(self.widths, dim=2)  # (batch, modality, score_dim) and (batch, modality, dim)
         weights = masked_softmax(self.query(keys.tanh()).squeeze(2), present)  # (batch, modality)
-        pooled = torch.einsum("bm,bmd->bd", weights, values)
+        pooled = (weights[..., None] * values).sum(dim=1)
         return Fused(Features.from_pooled(pooled, present.any(dim=1)), weights=by_name(inputs, weights))

@@ -17,5 +17,5 @@ def masked_softmax(scores: Float[Tensor, "*batch n"], mask: Bool[Tensor, "*batch
     """Softmax over the last axis, real entries only; zeros where a row has none. In float32 or better."""
     wide = scores if scores.itemsize > 4 else scores.float()
     # The smallest finite number, not -inf: a row that keeps nothing would be 0/0, in the gradient too.
-    wide = wide.masked_fill(~mask, -3e38)
-    return wide.softmax(dim=-1).masked_fill(~mask, 0.0).to(scores.dtype)
+    hidden = ~mask
+    return wide.masked_fill(hidden, -3e38).softmax(dim=-1).masked_fill(hidden, 0.0).to(scores.dtype)

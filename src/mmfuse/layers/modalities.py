@@ -17,7 +17,8 @@ def read_pooled(
     As :meth:`Features.zeroed`, without touching the tokens: call it before the first parameter.
     """
     present = {name: features[name].present for name in names}
-    pooled = {name: features[name].pooled.masked_fill(~here[:, None], 0.0) for name, here in present.items()}
+    # where, not masked_fill: a few kernels less, and small fusions are made of kernels
+    pooled = {name: torch.where(here[:, None], features[name].pooled, 0.0) for name, here in present.items()}
     return pooled, torch.stack(list(present.values()), dim=1)
 
 
@@ -26,7 +27,7 @@ def read_tokens(
 ) -> tuple[dict[str, Float[Tensor, "batch _ _"]], dict[str, Bool[Tensor, "batch _"]]]:
     """The tokens of some modalities, zeros where not real, and their masks."""
     chosen = {name: features[name] for name in names}
-    tokens = {name: x.tokens.masked_fill(~x.mask[..., None], 0.0) for name, x in chosen.items()}
+    tokens = {name: torch.where(x.mask[..., None], x.tokens, 0.0) for name, x in chosen.items()}
     return tokens, {name: x.mask for name, x in chosen.items()}
 
 
