@@ -50,8 +50,8 @@ class BLOCK(nn.Module):
         dropout: of z.
 
     Raises:
-        ValueError: not two modalities, a width, rank or number of chunks that is not positive, a width that cannot be cut
-            into equal chunks, or a dropout outside [0, 1).
+        ValueError: not two modalities, a width, rank or number of chunks that is not positive, a width that cannot be
+            cut into equal chunks, or a dropout outside [0, 1).
     """
 
     reads = "pooled"
