@@ -72,7 +72,7 @@ class HealNet(nn.Module):
         self.num_rounds = num_rounds
         names = sorted(dims)
         self.project = nn.ModuleDict({name: nn.Linear(dims[name], dim) for name in names})
-        self.latents = nn.Parameter(0.02 * torch.randn(num_latents, dim))
+        self.latents = nn.Parameter(torch.randn(num_latents, dim))
         self.cross = nn.ModuleDict({name: CrossBlock(dim, num_heads, dropout=dropout) for name in names})
         self.block = SelfBlock(dim, num_heads, dropout=dropout)
         self.norm = nn.LayerNorm(dim)
