@@ -1,15 +1,18 @@
-"""What every benchmark stands on: two things timed in turn, peak memory, kernels, and rows for people and machines.
+"""What every benchmark stands on: things timed in turn, peak memory, kernels, and rows for people and machines.
 
-Absolute times mean nothing on a shared machine. Everything here is a ratio of two callables that run in turn in one
+Absolute times mean nothing on a shared machine. Everything here is a ratio of callables that run in turn in one
 process, on one thread, in CPU time (on a GPU: between two events).
 """
 
 import argparse
+import contextlib
 import json
+import os
 import platform
 import statistics
+import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 Run = Callable[[], Any]
-MATRIX_PRODUCTS = ("mm", "addmm", "bmm", "baddbmm")
+MATRIX_PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "mv", "addmv")
 VIEWS = (
     "view", "_unsafe_view", "t", "transpose", "permute", "expand", "unsqueeze", "squeeze", "slice", "select", "split",
     "unbind", "detach", "alias", "as_strided", "_reshape_alias", "split_with_sizes", "chunk", "diagonal", "unfold",
@@ -28,7 +31,7 @@ VIEWS = (
 
 @dataclass(frozen=True)
 class Row:
-    """One comparison: ``ratio`` is ours / other; ``met`` says whether it is at most ``target``."""
+    """One comparison: ``ratio`` is ours / other, and is to be at most ``target`` (or at least, for scores)."""
 
     name: str
     ours: float
@@ -37,10 +40,13 @@ class Row:
     target: float | None = None
     unit: str = "ms"
     note: str = ""
+    at_least: bool = False
 
     @property
     def met(self) -> bool | None:
-        return None if self.target is None else self.ratio <= self.target
+        if self.target is None:
+            return None
+        return self.ratio >= self.target if self.at_least else self.ratio <= self.target
 
 
 def options(description: str | None, **more: dict[str, Any]) -> argparse.Namespace:
@@ -54,15 +60,23 @@ def options(description: str | None, **more: dict[str, Any]) -> argparse.Namespa
 
 
 def paired(ours: Run, other: Run, *, pairs: int = 9, least_seconds: float = 0.02) -> tuple[float, float, float]:
-    """Median milliseconds of both and the median ratio of neighbouring runs, in turn: ours, other, ours, other ..."""
-    times = ([], [])  # type: tuple[list[float], list[float]]
-    repeat = [max(1, round(least_seconds / max(1e-6, _seconds(run, 1, warm=True)))) for run in (ours, other)]
-    for pair in range(pairs):
-        order = ((0, ours), (1, other)) if pair % 2 == 0 else ((1, other), (0, ours))
-        for side, run in order:
-            times[side].append(_seconds(run, repeat[side]) / repeat[side])
-    ratios = [a / b for a, b in zip(*times, strict=True)]
-    return 1e3 * statistics.median(times[0]), 1e3 * statistics.median(times[1]), statistics.median(ratios)
+    """Median milliseconds of both and the median ratio of neighbouring runs, in turn: ours, other, other, ours ..."""
+    (first, second), (ratio,) = in_turn([ours, other], rounds=pairs, least_seconds=least_seconds)
+    return first, second, ratio
+
+
+def in_turn(runs: Sequence[Run], *, rounds: int = 9, least_seconds: float = 0.02) -> tuple[list[float], list[float]]:
+    """Median milliseconds of each, and the median over rounds of first / other for each of the others.
+
+    The order turns round by round, so that nothing always runs behind the same neighbour.
+    """
+    times: list[list[float]] = [[] for _ in runs]
+    repeat = [max(1, round(least_seconds / max(1e-6, _seconds(run, 1, warm=True)))) for run in runs]
+    for turn in range(rounds):
+        for place in range(len(runs))[:: 1 if turn % 2 == 0 else -1]:
+            times[place].append(_seconds(runs[place], repeat[place]) / repeat[place])
+    ratios = [statistics.median(a / b for a, b in zip(times[0], other, strict=True)) for other in times[1:]]
+    return [1e3 * statistics.median(each) for each in times], ratios
 
 
 def _seconds(run: Run, repeat: int, *, warm: bool = False) -> float:
@@ -97,7 +111,7 @@ def peak_mib(run: Run, reset: Run = lambda: None) -> float:
         run()
         torch.cuda.synchronize()
         return (torch.cuda.max_memory_allocated() - before) / 2**20
-    with torch.profiler.profile(profile_memory=True) as profile:
+    with _silent(), torch.profiler.profile(profile_memory=True) as profile:
         run()
     held = most = 0
     events = sorted(profile.profiler.kineto_results.events(), key=lambda event: event.start_ns())
@@ -106,6 +120,20 @@ def peak_mib(run: Run, reset: Run = lambda: None) -> float:
             held += event.nbytes()
             most = max(most, held)
     return most / 2**20
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Without the lines that the profiler prints from C when it starts and stops."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 class Operations(TorchDispatchMode):
@@ -121,11 +149,41 @@ class Operations(TorchDispatchMode):
         self.kernels += name not in VIEWS
         if name in MATRIX_PRODUCTS:
             self.products.append((func, tuple(_shape(value) for value in args)))
+        elif "scaled_dot_product" in name:
+            self.products += _products_of_attention(args, backward=name.endswith("_backward"))
         return func(*args, **(kwargs or {}))
 
 
+@dataclass(frozen=True)
+class _Shape:
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+
+    def filled(self) -> torch.Tensor:
+        held = 1 + sum((n - 1) * step for n, step in zip(self.size, self.stride, strict=True))
+        return torch.full((max(held, 1),), 0.1, dtype=self.dtype, device=self.device).as_strided(self.size, self.stride)
+
+
 def _shape(value: Any) -> Any:
-    return (tuple(value.shape), value.stride(), value.dtype) if isinstance(value, torch.Tensor) else value
+    if not isinstance(value, torch.Tensor):
+        return value
+    return _Shape(tuple(value.shape), value.stride(), value.dtype, value.device)
+
+
+def _products_of_attention(args: tuple[Any, ...], *, backward: bool) -> list[tuple[Any, tuple[Any, ...]]]:
+    """The two matrix products that attention is made of, or the four of its gradients, of all heads at once."""
+    q, k = args[1:3] if backward else args[:2]
+    heads, queries, keys, width = q.shape[:-2].numel(), q.shape[-2], k.shape[-2], q.shape[-1]
+    to_scores = [(queries, width, keys)]
+    to_values = [(queries, keys, width)]
+    sizes = to_scores + to_values + 2 * [(keys, queries, width)] if backward else to_scores + to_values
+    return [(torch.bmm, (_dense(q, heads, a, b), _dense(q, heads, b, c))) for a, b, c in sizes]
+
+
+def _dense(like: torch.Tensor, *size: int) -> _Shape:
+    return _Shape(size, (size[1] * size[2], size[2], 1), like.dtype, like.device)
 
 
 def kernels(run: Run) -> int:
@@ -136,24 +194,25 @@ def kernels(run: Run) -> int:
 
 
 def replay(run: Run) -> Run:
-    """The matrix products of a run alone, back to back, on tensors of the same shapes and strides."""
+    """The matrix products of a run alone, back to back, on tensors of the same shapes and strides.
+
+    Attention takes part with the products that it is made of, without its softmax. Tensors of equal shape are one.
+    """
     with Operations() as counted:
         run()
-    products = [
-        (func, [_like(value) if isinstance(value, tuple) and len(value) == 3 else value for value in shapes])
-        for func, shapes in counted.products
-    ]
+    tensors: dict[tuple[int, _Shape], torch.Tensor] = {}
+    products = []
+    for func, values in counted.products:
+        for place, value in enumerate(values):
+            if isinstance(value, _Shape) and (place, value) not in tensors:
+                tensors[place, value] = value.filled()
+        products.append((func, [tensors.get((i, v), v) for i, v in enumerate(values)]))
 
     def products_alone() -> None:
         for func, values in products:
             func(*values)
 
     return products_alone
-
-
-def _like(described: tuple[Any, ...]) -> torch.Tensor:
-    shape, stride, dtype = described
-    return torch.empty_strided(shape, stride, dtype=dtype).fill_(0.1)
 
 
 def report(rows: Sequence[Row], *, to: Path | None = None, quick: bool = False) -> None:
@@ -180,10 +239,9 @@ def table(rows: Iterable[Row]) -> str:
         met = {None: "", True: "yes", False: "no"}[row.met]
         target = "" if row.target is None else f"{row.target:g}"
         note = f" ({row.note})" if row.note else ""
-        lines.append(
-            f"| {row.name}{note} | {row.ours:.4g} {row.unit} | {row.other:.4g} {row.unit} | {row.ratio:.2f} "
-            f"| {target} | {met} |"
-        )
+        ours, other = (f"{value:.4g} {row.unit}".rstrip() for value in (row.ours, row.other))
+        ratio = f"{row.ratio:.0e}" if 0 < row.ratio < 0.005 else f"{row.ratio:.2f}"
+        lines.append(f"| {row.name}{note} | {ours} | {other} | {ratio} | {target} | {met} |")
     return "\n".join(lines)
 
 
