@@ -129,9 +129,11 @@ def test_dropout_acts_in_training_only():
 
 @pytest.mark.plain
 def test_other_lengths_compile_once_more_at_most():
+    from torch._dynamo.testing import CompileCounter
+
     fusion = MulT(DIMS, 8, num_heads=2, num_layers=1).eval()
     torch._dynamo.reset()
-    count = torch._dynamo.testing.CompileCounter()
+    count = CompileCounter()
     compiled = torch.compile(fusion, fullgraph=True, backend=count)
 
     for extra in range(8):
