@@ -22,14 +22,16 @@ class MulT(nn.Module):
     r"""For every ordered pair of modalities, a stack in which one reads the other; then self-attention.
 
     .. math::
-        \begin{aligned}
-        Z_m &= \operatorname{Conv}_m(X_m) + \mathrm{PE}, \qquad Z_{n \to m}^{[0]} = Z_m \\
-        \hat Z_{n \to m}^{[i]} &= Z_{n \to m}^{[i-1]} + \operatorname{Attn}^{[i]}_{n \to m}\bigl(
-            \operatorname{LN}(Z_{n \to m}^{[i-1]}), \operatorname{LN}(Z_n)\bigr) \\
-        Z_{n \to m}^{[i]} &= \hat Z_{n \to m}^{[i]} +
-            \operatorname{FFN}^{[i]}_{n \to m}(\operatorname{LN}(\hat Z_{n \to m}^{[i]})) \\
-        h &= W \bigl[\operatorname{last}\operatorname{Transformer}_m([Z_{n \to m}^{[D]}]_{n \ne m})\bigr]_m + b
-        \end{aligned}
+        \hat Z_{n \to m}^{[i]} = Z_{n \to m}^{[i-1]} + \operatorname{Attn}^{[i]}_{n \to m}\bigl(
+            \operatorname{LN}(Z_{n \to m}^{[i-1]}), \operatorname{LN}(Z_n)\bigr), \qquad
+        h = W \bigl[\operatorname{last}\operatorname{Transformer}_m([Z_{n \to m}^{[D]}]_{n \ne m})\bigr]_m + b
+
+    with
+
+    .. math::
+        Z_m = \operatorname{Conv}_m(X_m) + \mathrm{PE}, \qquad Z_{n \to m}^{[0]} = Z_m, \qquad
+        Z_{n \to m}^{[i]} = \hat Z_{n \to m}^{[i]} +
+            \operatorname{FFN}^{[i]}_{n \to m}(\operatorname{LN}(\hat Z_{n \to m}^{[i]}))
 
     Keys are the low-level tokens :math:`Z_n` in every layer. PE are sinusoids, FFN has one hidden layer of four times
     the width with ReLU, and "last" is the normalised last real token, as in the paper. Where we deviate: layers are
