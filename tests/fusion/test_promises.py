@@ -1,88 +1,115 @@
-"""Promises and equations of the fusion methods."""
+"""What every method of FUSIONS has in common; the promises of each are checked in a file of its own."""
+
+import ast
+import importlib.util
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
-from mmfuse.contracts import Features
-from mmfuse.fusion import FUSIONS, Concat, CrossAttention, WeightedAverage
-from mmfuse.testing import DIMS, check_fusion, random_features
+import mmfuse.fusion
+from mmfuse import MultimodalModel, load, save
+from mmfuse.encoders import FeatureEncoder
+from mmfuse.fusion import FUSIONS, Concat, CrossAttention
+from mmfuse.tasks import Classification
+from mmfuse.testing import DIMS, random_features
 
-MAKE = {
-    "concat": lambda dims: Concat(dims, 8),
-    "weighted average, learned": lambda dims: WeightedAverage(dims, 8),
-    "weighted average, given": lambda dims: WeightedAverage(dims, 8, weights={n: i + 1 for i, n in enumerate(dims)}),
-    "cross attention": lambda dims: CrossAttention(dims, 8),
-    "cross attention, two layers": lambda dims: CrossAttention(dims, 8, num_heads=2, num_layers=2),
-}
-
-
-@pytest.mark.plain
-@pytest.mark.parametrize("make", MAKE.values(), ids=MAKE)
-def test_keeps_the_promises_of_a_fusion(make):
-    check_fusion(make)
+ROOT = Path(__file__).parent.parent.parent
+FOLDER = Path(mmfuse.fusion.__file__).parent
+ANY_NUMBER = [name for name, method in FUSIONS.items() if not hasattr(method, "num_modalities")]
+OF_TWO = [name for name in FUSIONS if name not in ANY_NUMBER]
 
 
-@pytest.mark.plain
-@pytest.mark.parametrize("name", FUSIONS)
-def test_two_modalities_keep_the_promises_too(name):
-    check_fusion(lambda dims: FUSIONS[name](dims, 8), dims={"text": 6, "audio": 4})
+def dims_for(name):
+    """Three modalities, or two for the methods of two."""
+    return DIMS if name in ANY_NUMBER else dict(list(DIMS.items())[:2])
 
 
-@pytest.mark.parametrize("name", FUSIONS)
+@pytest.mark.parametrize("name", ANY_NUMBER)
 def test_a_single_modality_goes_through_the_same_interface(name):
     features = {"text": random_features()["text"]}
     fusion = FUSIONS[name]({"text": DIMS["text"]}, 8).double()
 
     fused = fusion(features)
-    fused.features.pooled.sum().backward()
+    (fused.features.pooled.sum() + sum(fused.penalties.values())).backward()
 
     assert fused.features.pooled.shape == (6, 8)
     assert torch.equal(fused.features.present, features["text"].present)
-    assert all(parameter.grad is not None for parameter in fusion.parameters())
+    assert [n for n, parameter in fusion.named_parameters() if parameter.grad is None] == []
     for weight in fused.weights.values():
         torch.testing.assert_close(weight, features["text"].present.double())
 
 
-@pytest.mark.parametrize("name", FUSIONS)
-def test_survives_a_round_trip_through_the_state_dict(name):
-    first, second = (FUSIONS[name](DIMS, 8).double() for _ in range(2))
-    features = random_features()
-
-    second.load_state_dict(first.state_dict())
-
-    assert torch.equal(first(features).features.pooled, second(features).features.pooled)
+@pytest.mark.plain
+@pytest.mark.parametrize("name", OF_TWO)
+@pytest.mark.parametrize("dims", [{"text": 6}, DIMS], ids=["one", "three"])
+def test_a_method_of_two_refuses_another_number(name, dims):
+    with pytest.raises(ValueError, match=f"{name} got {len(dims)} modalities.*Expected exactly two.*Use "):
+        FUSIONS[name](dims, 8)
 
 
 @pytest.mark.parametrize("name", FUSIONS)
-def test_bfloat16_autocast_agrees_with_float32(name):
-    torch.manual_seed(0)
-    fusion = FUSIONS[name](DIMS, 8)
-    features = {name: Features(x.tokens.float(), x.mask, x.pooled.float()) for name, x in random_features().items()}
+def test_a_model_with_it_is_saved_and_loaded(name, tmp_path):
+    dims = dims_for(name)
+    encoders = {modality: FeatureEncoder(dim) for modality, dim in dims.items()}
+    model = MultimodalModel(encoders, FUSIONS[name](dims, 8), {"label": Classification(8, 3)}).eval()
 
-    exact = fusion(features).features.pooled
-    with torch.autocast("cpu", torch.bfloat16):
-        rough = fusion(features).features.pooled.float()
+    save(model, tmp_path / "model")
+    again = load(tmp_path / "model")
 
-    assert torch.cosine_similarity(exact.flatten(), rough.flatten(), dim=0) > 0.999
+    features = {n: type(x)(x.tokens.float(), x.mask, x.pooled.float()) for n, x in random_features(dims).items()}
+    expected, result = model.fusion(features), again.fusion(features)
+    torch.testing.assert_close(result.features.pooled, expected.features.pooled, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", FUSIONS)
+def test_it_says_what_it_reads(name):
+    assert FUSIONS[name].reads in ("pooled", "tokens")
+
+
+@pytest.mark.parametrize("name", FUSIONS)
+def test_it_cannot_be_built_of_nothing(name):
+    with pytest.raises(ValueError, match=f"{name} got no modalities. Expected dims such as"):
+        FUSIONS[name]({}, 8)
 
 
 @pytest.mark.plain
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: Concat({}, 8), "Concat got no modalities. Expected dims such as"),
         (lambda: Concat({"text": 0}, 8), "Concat got text=0. Expected a number above 0."),
         (lambda: Concat({"values": 4}, 8), "A modality cannot be named 'values', because nn.ModuleDict has that name"),
         (
             lambda: CrossAttention({"text": 4, "audio": 4}, 10),
             "cannot split dim=10 into num_heads=4 equal heads.* Choose dim=12",
         ),
-        (lambda: CrossAttention({"text": 4}, 8, num_layers=0), "CrossAttention got num_layers=0"),
-        (lambda: WeightedAverage(DIMS, 8, weights={"text": 1.0}), r"got no \['audio', 'image'\], only \['text'\]"),
-        (lambda: WeightedAverage({"text": 4}, 8, weights={"text": 1, "imgae": 1}), "unknown modality 'imgae'"),
-        (lambda: WeightedAverage({"text": 4}, 8, weights={"text": -1.0}), "got text=-1.0. Expected a number above 0"),
     ],
 )
 def test_a_fusion_that_cannot_work_is_not_built(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+@pytest.mark.plain
+def test_every_method_is_in_the_dict_and_has_its_test_and_its_plain_form():
+    for path in FOLDER.glob("[!_]*.py"):
+        classes = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.ClassDef)]
+        methods = {c.name for c in classes if any(ast.unparse(d) == "recorded" for d in c.decorator_list)}
+        assert methods
+        assert methods - {"Nested"} <= set(FUSIONS), path.name
+        assert (ROOT / "tests" / "fusion" / f"test_{path.name}").exists()
+        assert (ROOT / "benchmarks" / "plain" / path.name).exists() or methods == {"Nested"}
+
+
+@pytest.mark.plain
+def test_the_catalogue_is_what_the_docstrings_say():
+    spec = importlib.util.spec_from_file_location("make_fusion_page", ROOT / "docs" / "make_fusion_page.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+
+    page = script.page()
+
+    assert (ROOT / "docs" / "fusion.md").read_text() == page, "run python docs/make_fusion_page.py"
+    assert all(f"## {name}\n" in page for name in FUSIONS)
+    assert sys.modules.get("make_fusion_page") is None
