@@ -65,16 +65,21 @@ def paired(ours: Run, other: Run, *, pairs: int = 9, least_seconds: float = 0.02
     return first, second, ratio
 
 
-def in_turn(runs: Sequence[Run], *, rounds: int = 9, least_seconds: float = 0.02) -> tuple[list[float], list[float]]:
+def in_turn(
+    runs: Sequence[Run], *, rounds: int = 9, least_seconds: float = 0.02, most_seconds: float = 60.0
+) -> tuple[list[float], list[float]]:
     """Median milliseconds of each, and the median over rounds of first / other for each of the others.
 
-    The order turns round by round, so that nothing always runs behind the same neighbour.
+    The order turns round by round, so that nothing always runs behind the same neighbour. ``most_seconds`` ends the
+    rounds early, but not before the third.
     """
     times: list[list[float]] = [[] for _ in runs]
     repeat = [max(1, round(least_seconds / max(1e-6, _seconds(run, 1, warm=True)))) for run in runs]
     for turn in range(rounds):
         for place in range(len(runs))[:: 1 if turn % 2 == 0 else -1]:
             times[place].append(_seconds(runs[place], repeat[place]) / repeat[place])
+        if turn >= 2 and sum(sum(each) * n for each, n in zip(times, repeat, strict=True)) > most_seconds:
+            break
     ratios = [statistics.median(a / b for a, b in zip(times[0], other, strict=True)) for other in times[1:]]
     return [1e3 * statistics.median(each) for each in times], ratios
 
@@ -126,14 +131,14 @@ def peak_mib(run: Run, reset: Run = lambda: None) -> float:
 def _silent() -> Iterator[None]:
     """Without the lines that the profiler prints from C when it starts and stops."""
     sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+    kept = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 class Operations(TorchDispatchMode):
@@ -223,22 +228,16 @@ def report(rows: Sequence[Row], *, to: Path | None = None, quick: bool = False) 
           f"{', '.join(missed)}")  # fmt: skip
     if to is not None:
         to.parent.mkdir(parents=True, exist_ok=True)
-        to.write_text(
-            json.dumps({"rows": [as_json(row) for row in rows], "quick": quick, **machine()}, indent=1) + "\n"
-        )
-
-
-def as_json(row: Row) -> dict[str, Any]:
-    return {**asdict(row), "met": row.met}
+        written = [{**asdict(row), "met": row.met} for row in rows]
+        to.write_text(json.dumps({"rows": written, "quick": quick, **machine()}, indent=1) + "\n")
 
 
 def table(rows: Iterable[Row]) -> str:
     """The rows as a table in Markdown."""
     lines = ["| what | ours | other | ratio | target | met |", "|---|---:|---:|---:|---:|---|"]
     for row in rows:
-        met = {None: "", True: "yes", False: "no"}[row.met]
+        met, note = {None: "", True: "yes", False: "no"}[row.met], f" ({row.note})" if row.note else ""
         target = "" if row.target is None else f"{row.target:g}"
-        note = f" ({row.note})" if row.note else ""
         ours, other = (f"{value:.4g} {row.unit}".rstrip() for value in (row.ours, row.other))
         ratio = f"{row.ratio:.0e}" if 0 < row.ratio < 0.005 else f"{row.ratio:.2f}"
         lines.append(f"| {row.name}{note} | {ours} | {other} | {ratio} | {target} | {met} |")

@@ -28,7 +28,8 @@ Bold numbers miss their target.
 ## All methods
 
 Pooled: batches of 64, modalities 768 wide, to 512; three modalities, or two where the method is for two. Tokens:
-batches of {batch}, {times} tokens 512 wide, to 512.
+batches of {batch} (MulT, which has 230 million parameters there: 2), {times} tokens 512 wide, to
+512.
 """
 
 GOALS = """
