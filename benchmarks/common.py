@@ -66,20 +66,22 @@ def paired(ours: Run, other: Run, *, pairs: int = 9, least_seconds: float = 0.02
 
 
 def in_turn(
-    runs: Sequence[Run], *, rounds: int = 9, least_seconds: float = 0.02, most_seconds: float = 60.0
+    runs: Sequence[Run], *, rounds: int = 9, least_seconds: float = 0.02, seconds: tuple[float, float] = (0.0, 60.0)
 ) -> tuple[list[float], list[float]]:
     """Median milliseconds of each, and the median over rounds of first / other for each of the others.
 
-    The order turns round by round, so that nothing always runs behind the same neighbour. ``most_seconds`` ends the
-    rounds early, but not before the third.
+    The order turns round by round, so that nothing always runs behind the same neighbour. More rounds follow until the
+    first of ``seconds`` is spent; the second ends them early, but not before the third.
     """
     times: list[list[float]] = [[] for _ in runs]
     repeat = [max(1, round(least_seconds / max(1e-6, _seconds(run, 1, warm=True)))) for run in runs]
-    for turn in range(rounds):
+    turn, spent = 0, 0.0
+    while turn < 3 or (spent < seconds[1] and (turn < rounds or spent < seconds[0])):
         for place in range(len(runs))[:: 1 if turn % 2 == 0 else -1]:
-            times[place].append(_seconds(runs[place], repeat[place]) / repeat[place])
-        if turn >= 2 and sum(sum(each) * n for each, n in zip(times, repeat, strict=True)) > most_seconds:
-            break
+            taken = _seconds(runs[place], repeat[place])
+            times[place].append(taken / repeat[place])
+            spent += taken
+        turn += 1
     ratios = [statistics.median(a / b for a, b in zip(times[0], other, strict=True)) for other in times[1:]]
     return [1e3 * statistics.median(each) for each in times], ratios
 
@@ -181,9 +183,7 @@ def _products_of_attention(args: tuple[Any, ...], *, backward: bool) -> list[tup
     """The two matrix products that attention is made of, or the four of its gradients, of all heads at once."""
     q, k = args[1:3] if backward else args[:2]
     heads, queries, keys, width = q.shape[:-2].numel(), q.shape[-2], k.shape[-2], q.shape[-1]
-    to_scores = [(queries, width, keys)]
-    to_values = [(queries, keys, width)]
-    sizes = to_scores + to_values + 2 * [(keys, queries, width)] if backward else to_scores + to_values
+    sizes = [(queries, width, keys), (queries, keys, width)] + 2 * backward * [(keys, queries, width)]
     return [(torch.bmm, (_dense(q, heads, a, b), _dense(q, heads, b, c))) for a, b, c in sizes]
 
 

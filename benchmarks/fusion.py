@@ -37,7 +37,7 @@ def main() -> None:
         markdown={"type": Path, "metavar": "FILE", "help": "write the page with both tables"},
     )
     torch.set_num_threads(1)
-    rounds = 2 if chosen.quick else chosen.rounds
+    rounds = 3 if chosen.quick else chosen.rounds
     methods = {name: method for name, method in FUSIONS.items() if re.search(chosen.only, name)}
     measured = {}
     for name, method in methods.items():

@@ -15,7 +15,9 @@ def measure(name: str, case: Case, *, rounds: int, targets: Mapping[str, float])
         raise AssertionError(f"{name} differs from its plain counterpart by {apart:.1e} (relative, in float64)")
     ours, plain, reset = case.steps()
     products = replay(ours)
-    (ms, plain_ms, products_ms), (ratio, over) = in_turn([ours, plain, products], rounds=rounds)
+    (ms, plain_ms, products_ms), (ratio, over) = in_turn(
+        [ours, plain, products], rounds=rounds, seconds=(rounds - 3.0, 60.0)
+    )
     peaks = [peak_mib(step, reset) for step in (ours, plain)]
     counts = [kernels(step) for step in (ours, plain)]
     return {
