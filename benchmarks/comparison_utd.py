@@ -13,7 +13,7 @@ from mmfuse import Batch
 
 
 def utd_mhad(folder: Path, seed: int, *, quick: bool) -> Problem:
-    """Subjects 1, 3, 5 and 7 train, the others test. Its training samples come in four copies."""
+    """Subjects 1, 3, 5 and 7 train, the others test. Its training samples come in two copies."""
     data = np.load(folder / "utd_mhad" / "utd_mhad.npz")
     depth = torch.tensor(np.load(folder / "utd_mhad" / "depth_16x60x80.npz")["depth"])
     labels = torch.tensor(data["action"].astype(int))
@@ -38,10 +38,10 @@ def utd_mhad(folder: Path, seed: int, *, quick: bool) -> Problem:
     encoders = {"inertial": Series(6), "skeleton": Series(60), "depth": Frames(30, 40)}
     epochs = {"inertial": 80, "skeleton": 80, "depth": 40}
     how = {
-        name: Pretraining(labels[rows], 27, 1 if quick else epochs[name], _jitter(name), copies=1 if quick else 4)
+        name: Pretraining(labels[rows], 27, 1 if quick else epochs[name], _jitter(name), copies=1 if quick else 2)
         for name in encoders
     }
-    return Problem(*freeze(encoders, *splits, how, seed=seed), classes=27, epochs=2 if quick else 10)
+    return Problem(*freeze(encoders, *splits, how, seed=seed), classes=27, epochs=2 if quick else 12)
 
 
 def _resampled(values: np.ndarray, offsets: np.ndarray, steps: int) -> Tensor:
