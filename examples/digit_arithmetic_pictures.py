@@ -170,7 +170,7 @@ def _new_figure(width_inch: float, height_inch: float):
 
 def _legend_below(figure, panel) -> None:
     handles, labels = panel.get_legend_handles_labels()
-    fit_in_width = max(1, int(figure.get_figwidth() / 2.3))
+    fit_in_width = max(1, int(figure.get_figwidth() / 1.9))
     rows = -(-len(labels) // fit_in_width)
     figure.legend(handles, labels, loc="outside lower center", ncols=-(-len(labels) // rows), frameon=False, fontsize=9)
 
