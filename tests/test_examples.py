@@ -41,7 +41,7 @@ def test_three_modalities_beat_each_alone_in_the_main_example(digits):
 
     alone = [accuracy[f"only {name}"] for name in ("image", "audio", "text")]
 
-    assert accuracy["Concat"] > max(alone)
+    assert accuracy["Concat"] > max(alone) + 0.08
     assert max(alone) < 0.35
     assert accuracy["chance"] < 0.2
     assert all(accuracy["Concat"] > hidden for hidden in table["rows"][0]["hidden"].values())
@@ -77,6 +77,18 @@ def test_the_main_example_says_what_to_do_without_a_model(tmp_path):
 
     assert done.returncode != 0
     assert "There is no trained model in" in done.stderr
+
+
+def test_the_main_example_names_a_fusion_that_there_is_not(tmp_path):
+    arguments = ["--folder", str(tmp_path), "--fusions", "Concat,Concatenate"]
+
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / "digit_arithmetic.py"), *arguments], capture_output=True, text=True
+    )
+
+    assert done.returncode == 2
+    assert "there is no fusion Concatenate. Expected some of AdaptationGate, " in done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_vit_and_bert_are_fine_tuned_from_local_folders(tmp_path):
