@@ -206,9 +206,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument(
         "--fusions", type=names_of_fusions, metavar="A,B", help="compare these of mmfuse.fusion.FUSIONS"
     )
-    parser.add_argument(
-        "--quick", action="store_true", help="one fusion and the single modalities, in less than a minute"
-    )
+    parser.add_argument("--quick", action="store_true", help="one fusion and the single modalities, under a minute")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the table for machines, too")
     parser.add_argument("--jobs", type=int, default=min(4, os.cpu_count() or 1), help="trainings at the same time")
     parser.add_argument(
