@@ -50,16 +50,16 @@ def _low_rank(rank: int, dim: int) -> Goal:
     def make(quick: bool) -> Case:
         width = 96 if quick else 768
         widths = {"image": width, "text": width, "audio": width}
-        return _vectors(dim, 64, widths, rank=rank)(fusion.LowRankFusion)
+        return _vectors(dim, 8 if quick else 64, widths, rank=rank)(fusion.LowRankFusion)
 
     time = {4: 0.50, 16: 0.45, 32: 0.40}[rank]
     return Goal(f"G5 low-rank fusion, 3 x 768, rank {rank}, to {dim}", make, {"time": time, "products": 1.25})
 
 
 def _tensor(widths: tuple[int, int, int], dim: int, **targets: float) -> Goal:
-    named = dict(zip(("image", "text", "audio"), widths, strict=True))
-
     def make(quick: bool) -> Case:
+        sizes = [width // 4 for width in widths] if quick else widths
+        named = dict(zip(("image", "text", "audio"), sizes, strict=True))
         return _vectors(dim, 8 if quick else 64, named, widths=named)(fusion.TensorFusion)
 
     return Goal(f"G6 tensor fusion {widths} to {dim}", make, {"time": 1.05, "peak": 1.0, **targets})
@@ -135,7 +135,7 @@ def _pooling(time: int) -> Goal:
 
 def _encoder(library: str, sizes: Mapping[str, int], width: int, heads: int, batch: int, kernels: int) -> Goal:
     def make(quick: bool) -> Case:
-        shapes = {name: (time // 10, 64) if quick else (time, width) for name, time in sizes.items()}
+        shapes = {name: (time // 10 if quick else time, width) for name, time in sizes.items()}
         return case(lambda dims: _Encoder(dims, heads), shapes, 2 if quick else batch, plain=encoder)
 
     lengths = " and ".join(str(time) for time in sizes.values())
