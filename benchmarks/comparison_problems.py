@@ -32,7 +32,7 @@ def synthetic(kind: str) -> Callable[..., Problem]:
         train = make_synthetic(kind, 300 if quick else 2000, seed=2 * seed, **settings)
         test = make_synthetic(kind, 300 if quick else 3000, seed=2 * seed + 1, **settings)
         best = test.bayes_accuracy()
-        return Problem(train.batch, test.batch, train.num_classes, epochs=2 if quick else 12, batch_size=48, best=best)
+        return Problem(train.batch, test.batch, train.num_classes, epochs=2 if quick else 6, batch_size=32, best=best)
 
     return make
 
@@ -51,7 +51,7 @@ def handwritten(folder: Path, seed: int, *, quick: bool) -> Problem:
         Batch({name: vectors(view[rows]) for name, view in views.items()}, target(labels[rows]))
         for rows in (torch.tensor(train), torch.tensor(test))
     ]
-    return Problem(*batches, classes=10, epochs=3 if quick else 8)
+    return Problem(*batches, classes=10, epochs=3 if quick else 6)
 
 
 def av_digits(folder: Path, seed: int, *, quick: bool) -> Problem:
@@ -60,7 +60,7 @@ def av_digits(folder: Path, seed: int, *, quick: bool) -> Problem:
     Each training pair comes under several draws of noise.
     """
     data = {name: np.load(folder / "avdigits" / f"{name}.npz") for name in ("mnist20k", "fsdd", "pairs")}
-    sizes, draws = {"train": 400 if quick else 3000, "test": 200 if quick else 2000}, {"train": 4, "test": 1}
+    sizes, draws = {"train": 400 if quick else 1500, "test": 200 if quick else 2000}, {"train": 4, "test": 1}
     pictures = {name: data["mnist20k"][f"x_{name}"].reshape(10000, -1).astype(np.float32) / 255 for name in sizes}
     middle = pictures["train"].mean(axis=0)
     _, _, components = np.linalg.svd(pictures["train"] - middle, full_matrices=False)
@@ -73,7 +73,7 @@ def av_digits(folder: Path, seed: int, *, quick: bool) -> Problem:
         digits[name] = torch.tensor(data["mnist20k"][f"y_{name}"][chosen].astype(int))
         batches.append(Batch({"image": vectors(seen), "audio": heard}, target(digits[name])))
     encoders = {"image": Perceptron(4), "audio": SpectrogramEncoder(64, rate_hz=8000)}
-    epochs = {"image": 5, "audio": 5}
+    epochs = {"image": 8, "audio": 8}
     how = {name: Pretraining(digits["train"], 10, 1 if quick else epochs[name]) for name in encoders}
     return Problem(*freeze(encoders, *batches, how, seed=seed), classes=10, epochs=2)
 
@@ -100,7 +100,7 @@ def digit_arithmetic(folder: Path, seed: int, *, quick: bool) -> Problem:
 
     place = folder / f"digit_arithmetic_{'quick' if quick else 'full'}"
     if not (place / "test.csv").exists():
-        make_data(place, rows={"train": 300 if quick else 4000, "validation": 10, "test": 100 if quick else 1500})
+        make_data(place, rows={"train": 300 if quick else 3000, "validation": 10, "test": 100 if quick else 1500})
     tables = {name: read_table(place / f"{name}.csv", columns={"label": "result"}) for name in ("train", "test")}
     answers = tables["train"].classes("label")
     encoders = {
@@ -116,7 +116,7 @@ def digit_arithmetic(folder: Path, seed: int, *, quick: bool) -> Problem:
         classes = tables["train"].classes(column)
         labels = torch.tensor([classes.index(cell) for cell in tables["train"].column(column)])
         how[name] = Pretraining(labels, len(classes), 1 if quick else 6)
-    return Problem(*freeze(encoders, *batches, how, seed=seed), classes=len(answers), epochs=2 if quick else 6)
+    return Problem(*freeze(encoders, *batches, how, seed=seed), classes=len(answers), epochs=2 if quick else 4)
 
 
 def _whole(table: Table, model: MultimodalModel) -> Batch:

@@ -41,7 +41,7 @@ def utd_mhad(folder: Path, seed: int, *, quick: bool) -> Problem:
         name: Pretraining(labels[rows], 27, 1 if quick else epochs[name], _jitter(name), copies=1 if quick else 2)
         for name in encoders
     }
-    return Problem(*freeze(encoders, *splits, how, seed=seed), classes=27, epochs=2 if quick else 12)
+    return Problem(*freeze(encoders, *splits, how, seed=seed), classes=27, epochs=2 if quick else 8, batch_size=32)
 
 
 def _resampled(values: np.ndarray, offsets: np.ndarray, steps: int) -> Tensor:
