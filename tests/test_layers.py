@@ -220,6 +220,13 @@ def test_reading_takes_the_named_modalities_in_the_order_of_the_names():
     assert torch.equal(present[:, 1], random_features()["text"].present)
 
 
+@pytest.mark.plain
+@pytest.mark.parametrize("read", [read_pooled, read_tokens])
+def test_reading_says_which_modality_is_missing(read):
+    with pytest.raises(ValueError, match=r"The fusion got no \['smell'\], only \['audio', 'image', 'text'\]. Expected"):
+        read(random_features(), ["text", "smell"])
+
+
 def test_columns_go_by_name():
     weights = torch.arange(6.0).reshape(2, 3)
 

@@ -77,7 +77,12 @@ def nearest(name: str, known: Collection[str]) -> str:
 
 
 def require_dims(owner: str, dims: Mapping[str, int], dim: int) -> None:
-    """Raise ValueError unless a fusion was given at least one modality and positive widths."""
+    """Raise unless a fusion was given at least one modality, by name, and positive widths."""
+    if not isinstance(dims, Mapping):
+        raise TypeError(
+            f"{owner} got dims={dims!r}. Expected the width of each modality by its name, such as {{'text': 768}}. "
+            "Use dims_of(encoders) to make it."
+        )
     if not dims:
         raise ValueError(
             f"{owner} got no modalities. Expected dims such as {{'text': 768}}. Use dims_of(encoders) to make it."

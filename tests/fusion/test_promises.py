@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import inspect
 import sys
 from pathlib import Path
 
@@ -19,6 +20,7 @@ ROOT = Path(__file__).parent.parent.parent
 FOLDER = Path(mmfuse.fusion.__file__).parent
 ANY_NUMBER = [name for name, method in FUSIONS.items() if not hasattr(method, "num_modalities")]
 OF_TWO = [name for name in FUSIONS if name not in ANY_NUMBER]
+WITH_HEADS = [name for name, method in FUSIONS.items() if "num_heads" in inspect.signature(method).parameters]
 
 
 def dims_for(name):
@@ -72,6 +74,32 @@ def test_it_says_what_it_reads(name):
 def test_it_cannot_be_built_of_nothing(name):
     with pytest.raises(ValueError, match=f"{name} got no modalities. Expected dims such as"):
         FUSIONS[name]({}, 8)
+
+
+@pytest.mark.plain
+@pytest.mark.parametrize("name", FUSIONS)
+def test_it_says_which_modality_is_missing(name):
+    fusion, features = FUSIONS[name](dims_for(name), 8).double(), random_features(dims_for(name))
+    del features["audio"]
+
+    with pytest.raises(ValueError, match=r"The fusion got no \['audio'\], only \[.*\]. Expected .* mask of False."):
+        fusion(features)
+
+
+@pytest.mark.plain
+@pytest.mark.parametrize("name", FUSIONS)
+def test_it_cannot_be_built_of_names_without_widths(name):
+    with pytest.raises(TypeError, match=rf"{name} got dims=\['text', 'audio'\]. Expected the width.*Use dims_of"):
+        FUSIONS[name](["text", "audio"], 8)
+
+
+@pytest.mark.plain
+@pytest.mark.parametrize("name", WITH_HEADS)
+def test_it_refuses_heads_that_cannot_share_its_width(name):
+    with pytest.raises(ValueError, match=f"{name} cannot split dim=10 into num_heads=3 equal heads.*Choose dim=12"):
+        FUSIONS[name](dims_for(name), 10, num_heads=3)
+    with pytest.raises(ValueError, match=f"{name} got num_heads=0. Expected a number above 0."):
+        FUSIONS[name](dims_for(name), 10, num_heads=0)
 
 
 @pytest.mark.plain

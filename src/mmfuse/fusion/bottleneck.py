@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mmfuse._checks import require_dims, require_positive, require_share
 from mmfuse._record import recorded
 from mmfuse.contracts import Features, Fused
-from mmfuse.layers.attention import score_bias
+from mmfuse.layers.attention import require_heads, score_bias
 from mmfuse.layers.masking import masked_mean
 from mmfuse.layers.modalities import read_tokens
 from mmfuse.layers.transformer import SelfBlock
@@ -78,6 +78,7 @@ class BottleneckFusion(nn.Module):
         require_positive(
             "BottleneckFusion", num_bottlenecks=num_bottlenecks, num_heads=num_heads, num_layers=num_layers
         )
+        require_heads("BottleneckFusion", dim, num_heads)
         require_share("BottleneckFusion", dropout=dropout)
         if not 0 <= fusion_layer < num_layers:
             raise ValueError(

@@ -68,6 +68,7 @@ class GraphFusion(nn.Module):
         super().__init__()
         require_dims("GraphFusion", dims, dim)
         require_positive("GraphFusion", num_heads=num_heads, num_layers=num_layers)
+        require_heads("GraphFusion", dim, num_heads)
         require_share("GraphFusion", dropout=dropout)
         nodes = [*((name,) for name in dims), *combinations(dims, 2)]
         members = torch.tensor([[int(name in node) for name in dims] for node in nodes])  # (node, modality)
@@ -116,7 +117,6 @@ class _Layer(nn.Module):
 
     def __init__(self, dim: int, num_heads: int, dropout: float) -> None:
         super().__init__()
-        require_heads("GraphFusion", dim, num_heads)
         self.message = nn.Linear(dim, dim, bias=False)
         # a of the paper: a column for the node that reads, a column for the node that is read.
         self.score = nn.Parameter(torch.randn(num_heads, dim // num_heads, 2) * (dim // num_heads) ** -0.5)

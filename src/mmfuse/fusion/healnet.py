@@ -9,7 +9,7 @@ from torch import nn
 from mmfuse._checks import require_dims, require_positive, require_share
 from mmfuse._record import recorded
 from mmfuse.contracts import Features, Fused
-from mmfuse.layers.attention import score_bias
+from mmfuse.layers.attention import require_heads, score_bias
 from mmfuse.layers.modalities import read_tokens
 from mmfuse.layers.transformer import CrossBlock, SelfBlock
 
@@ -68,6 +68,7 @@ class HealNet(nn.Module):
         super().__init__()
         require_dims("HealNet", dims, dim)
         require_positive("HealNet", num_latents=num_latents, num_rounds=num_rounds, num_heads=num_heads)
+        require_heads("HealNet", dim, num_heads)
         require_share("HealNet", dropout=dropout)
         self.num_rounds = num_rounds
         names = sorted(dims)

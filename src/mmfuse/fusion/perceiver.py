@@ -8,6 +8,7 @@ from torch import nn
 from mmfuse._checks import require_dims, require_positive, require_share
 from mmfuse._record import recorded
 from mmfuse.contracts import Features, Fused
+from mmfuse.layers.attention import require_heads
 from mmfuse.layers.join import JoinTokens
 from mmfuse.layers.pooling import AttentionPool
 from mmfuse.layers.transformer import CrossBlock, SelfBlock
@@ -76,6 +77,7 @@ class PerceiverFusion(nn.Module):
             num_layers=num_layers,
             num_heads=num_heads,
         )
+        require_heads("PerceiverFusion", dim, num_heads)
         require_share("PerceiverFusion", dropout=dropout)
         self.num_rounds = num_rounds
         self.join = JoinTokens(dims, dim)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from mmfuse._checks import require_dims, require_positive, require_share
 from mmfuse._record import recorded
 from mmfuse.contracts import Features, Fused
-from mmfuse.layers.attention import Attention
+from mmfuse.layers.attention import Attention, require_heads
 from mmfuse.layers.join import JoinTokens
 from mmfuse.layers.transformer import FeedForward
 
@@ -69,6 +69,7 @@ class QFormer(nn.Module):
         super().__init__()
         require_dims("QFormer", dims, dim)
         require_positive("QFormer", num_queries=num_queries, num_heads=num_heads, num_layers=num_layers)
+        require_heads("QFormer", dim, num_heads)
         require_share("QFormer", dropout=dropout)
         self.join = JoinTokens(dims, dim)
         self.norm_tokens = nn.LayerNorm(dim)

@@ -9,7 +9,7 @@ from torch import nn
 from mmfuse._checks import require_dims, require_positive, require_share
 from mmfuse._record import recorded
 from mmfuse.contracts import Features, Fused
-from mmfuse.layers.attention import score_bias
+from mmfuse.layers.attention import require_heads, score_bias
 from mmfuse.layers.join import JoinTokens
 from mmfuse.layers.transformer import SelfBlock
 
@@ -59,6 +59,7 @@ class SingleStream(nn.Module):
         super().__init__()
         require_dims("SingleStream", dims, dim)
         require_positive("SingleStream", num_heads=num_heads, num_layers=num_layers)
+        require_heads("SingleStream", dim, num_heads)
         require_share("SingleStream", dropout=dropout)
         self.join = JoinTokens(dims, dim)
         self.cls = nn.Parameter(0.02 * torch.randn(dim))

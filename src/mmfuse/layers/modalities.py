@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from mmfuse._checks import require_names
 from mmfuse.contracts import Features
 
 
@@ -16,9 +17,10 @@ def read_pooled(
 
     As :meth:`Features.zeroed`, without touching the tokens: call it before the first parameter.
     """
-    present = {name: features[name].present for name in names}
+    chosen = _chosen(features, names)
+    present = {name: x.present for name, x in chosen.items()}
     # where, not masked_fill: a few kernels less, and small fusions are made of kernels
-    pooled = {name: torch.where(here[:, None], features[name].pooled, 0.0) for name, here in present.items()}
+    pooled = {name: torch.where(present[name][:, None], x.pooled, 0.0) for name, x in chosen.items()}
     return pooled, torch.stack(list(present.values()), dim=1)
 
 
@@ -26,7 +28,7 @@ def read_tokens(
     features: Mapping[str, Features], names: Iterable[str]
 ) -> tuple[dict[str, Float[Tensor, "batch _ _"]], dict[str, Bool[Tensor, "batch _"]]]:
     """The tokens of some modalities, zeros where not real, and their masks."""
-    chosen = {name: features[name] for name in names}
+    chosen = _chosen(features, names)
     tokens = {name: torch.where(x.mask[..., None], x.tokens, 0.0) for name, x in chosen.items()}
     return tokens, {name: x.mask for name, x in chosen.items()}
 
@@ -34,3 +36,10 @@ def read_tokens(
 def by_name(names: Iterable[str], weights: Float[Tensor, "batch modality"]) -> dict[str, Float[Tensor, " batch"]]:
     """The column of each modality, by its name: what ``Fused.weights`` takes."""
     return dict(zip(names, weights.unbind(dim=1), strict=True))
+
+
+def _chosen(features: Mapping[str, Features], names: Iterable[str]) -> dict[str, Features]:
+    """The features of some modalities, in the order of the names."""
+    names = list(names)
+    require_names("The fusion", features, names, "Give a modality that no sample has, too, with a mask of False.")
+    return {name: features[name] for name in names}
