@@ -66,18 +66,19 @@ def main() -> None:
             )
             runs.append(run)
 
-    table = [*sorted(runs, key=lambda run: (-len(run["modalities"]), -run["accuracy"])), chance(options.folder)]
-    fused = [run for run in runs if len(run["modalities"]) == len(MODALITIES)]
-    best = max(fused, key=lambda run: run["validation_accuracy"])  # the test rows have no say in it
-    print_table(table)
-    shutil.copytree(options.folder / "models" / best["model"], options.folder / "best", dirs_exist_ok=True)
-    draw_pictures(options.folder, fused, best, chance=table[-1]["accuracy"])
-    if options.json:
-        keep = ("model", "modalities", "accuracy", "mae", "parameters", "seconds", "hidden", "weights")
-        rows = [{key: run[key] for key in keep if key in run} for run in table]
-        options.json.write_text(json.dumps({"rows": rows, "best": best["model"]}, indent=1) + "\n")
-    print(f"\nBest by validation: {best['model']}, saved to {options.folder / 'best'}. Asked in a new process:")
-    ask_in_a_new_process(options.folder)
+        table = [*sorted(runs, key=lambda run: (-len(run["modalities"]), -run["accuracy"])), chance(options.folder)]
+        fused = [run for run in runs if len(run["modalities"]) == len(MODALITIES)]
+        best = max(fused, key=lambda run: run["validation_accuracy"])  # the test rows have no say in it
+        print_table(table)
+        shutil.copytree(options.folder / "models" / best["model"], options.folder / "best", dirs_exist_ok=True)
+        pictures = pool.submit(draw_pictures, options.folder, fused, best, chance=table[-1]["accuracy"])
+        if options.json:
+            keep = ("model", "modalities", "accuracy", "mae", "parameters", "seconds", "hidden", "weights")
+            rows = [{key: run[key] for key in keep if key in run} for run in table]
+            options.json.write_text(json.dumps({"rows": rows, "best": best["model"]}, indent=1) + "\n")
+        print(f"\nBest by validation: {best['model']}, saved to {options.folder / 'best'}. Asked in a new process:")
+        ask_in_a_new_process(options.folder)
+        pictures.result()
     print(f"\n{time.perf_counter() - started:.0f} s in all. Pictures: {options.folder}/*.png")
 
 
