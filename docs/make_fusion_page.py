@@ -16,9 +16,13 @@ HEAD = """# Fusion methods
 Made by `docs/make_fusion_page.py` from the docstrings of the code: change those, not this page.
 
 Every method is built as `Method(dims, dim)`, where `dims` is `dims_of(encoders)`, and stands in for every other one.
-Any modality may be absent in any sample. *M* is the number of modalities, *T* of tokens. How they do beside each other
-is in [comparison.md](comparison.md), what they cost in [speed.md](speed.md), and how to write one of your own in
-[your_own_fusion.md](your_own_fusion.md).
+Any modality may be absent in any sample. How they do beside each other is in [comparison.md](comparison.md), what they
+cost in [speed.md](speed.md), and how to write one of your own in [your_own_fusion.md](your_own_fusion.md).
+
+Modality *m* of *M* has a pooled vector $`x_m`$ of width $`d_m`$ and tokens $`X_m`$, *T* of them; *h* is the fused
+vector, of width `dim`. $`W_m x_m`$ and the like are learned linear maps, $`[a; b]`$ puts one below the other, and
+$`*`$ multiplies coordinate by coordinate. Sums and means are over what is present. `help(Method)` explains the other
+symbols, says where a method deviates from its paper, and lists the arguments.
 """
 
 
@@ -30,8 +34,8 @@ def page() -> str:
         source = shorten(parts["Source"])
         lines.append(f"| [`{name}`](#{name.lower()}) | {cell(parts['summary'])} | {reads(parts)} | {cell(source)} |")
     for name, parts in methods.items():
-        lines += ["", f"## {name}", "", f"`{signature(FUSIONS[name])}`", "", parts["summary"]]
-        lines += ["", "```math", parts["equation"], "```", ""]
+        lines += ["", f"## {name}", "", f"`{signature(FUSIONS[name])}`", "", plain(parts["summary"])]
+        lines += ["", "```math", mathematics(parts["equation"]), "```", ""]
         lines += [f"- **{part}:** {plain(parts[part])}" for part in PARTS]
         lines += [f"- **File:** [{module(name)}](../src/mmfuse/fusion/{module(name)})"]
     return "\n".join(lines) + "\n"
@@ -70,9 +74,14 @@ def signature(cls: type) -> str:
 
 def plain(text: str) -> str:
     """reStructuredText of a docstring as Markdown."""
-    text = re.sub(r":math:`([^`]*)`", r"$`\1`$", text)
+    text = re.sub(r":math:`([^`]*)`", lambda match: f"$`{mathematics(match.group(1))}`$", text)
     text = re.sub(r":(?:class|func|meth|attr):`~?([^`]*)`", lambda match: f"`{match.group(1).split('.')[-1]}`", text)
     return text.replace("``", "`")
+
+
+def mathematics(text: str) -> str:
+    """The same formula without ``operatorname``, a macro that GitHub does not allow."""
+    return re.sub(r"\\operatorname\*?(?=\{)", r"\\mathrm", text)
 
 
 def cell(text: str) -> str:
@@ -86,9 +95,11 @@ def reads(parts: dict[str, str]) -> str:
 
 
 def shorten(source: str) -> str:
-    """Authors and year, with the link."""
+    """Authors and year, with the link; the first author alone where there are more than three."""
     link = re.search(r"https?://\S*[\w/]", source)
     name = re.split(r'[,.;:]? ["“]|[;:] |, https?://', source)[0].rstrip(" ,.")
+    if len(re.split(", | and ", name)) > 3:
+        name = re.sub(r"^(.*?), .* \(", r"\1 et al. (", name)
     return f"[{name}]({link.group(0)})" if link else name
 
 

@@ -28,7 +28,7 @@ class BLOCK(nn.Module):
     equation does not, nor do we. With one chunk it is :class:`MUTAN`. Weights start so that z has the variance of
     the inputs.
 
-    Source: Ben-younes, Cadene, Thome and Cord, 2019, "BLOCK: Bilinear Superdiagonal Fusion for Visual Question
+    Source: Ben-younes, Cadene, Thome and Cord (2019), "BLOCK: Bilinear Superdiagonal Fusion for Visual Question
     Answering and Visual Relationship Detection", https://arxiv.org/abs/1902.00038.
 
     Reads: pooled vectors, two modalities.

@@ -23,8 +23,8 @@ class BottleneckFusion(nn.Module):
 
     .. math::
         [Z_m^{(l+1)};\ F_m^{(l+1)}] = \operatorname{Block}_m^{(l)}\bigl([Z_m^{(l)};\ F^{(l)}]\bigr), \qquad
-        F^{(l+1)} = \operatorname*{mean}_{m\ \text{present}} F_m^{(l+1)}, \qquad
-        h = \operatorname*{mean}_{m\ \text{present}} \operatorname{LN}(Z_m^{(L)})_{\mathrm{CLS}}
+        F^{(l+1)} = \operatorname*{mean}_{m\ \text{present}}\, F_m^{(l+1)}, \qquad
+        h = \operatorname*{mean}_{m\ \text{present}}\, \operatorname{LN}(Z_m^{(L)})_{\mathrm{CLS}}
 
     :math:`Z_m^{(0)} = [\mathrm{CLS}_m; P_m X_m]`, :math:`F^{(0)}` are B learned tokens, and blocks are pre-norm with
     weights of their own for each modality and layer. The first :math:`L_f` layers are without bottleneck:
@@ -34,7 +34,7 @@ class BottleneckFusion(nn.Module):
     linear head on h does the same. Stochastic depth is left out. ``Fused.features.tokens`` are the normalised tokens
     of all modalities in the order of ``dims``, before those of each its CLS.
 
-    Source: Nagrani et al., 2021, "Attention Bottlenecks for Multimodal Fusion", https://arxiv.org/abs/2107.00135,
+    Source: Nagrani et al. (2021), "Attention Bottlenecks for Multimodal Fusion", https://arxiv.org/abs/2107.00135,
     section 3.
 
     Reads: tokens.

@@ -34,9 +34,9 @@ class CoAttention(nn.Module):
     :math:`z_m` is a mean and not a token of class. ``Fused.features.tokens`` are the normalised tokens of all
     modalities, in the order of ``dims``.
 
-    Source: Lu et al., 2019, "ViLBERT: Pretraining Task-Agnostic Visiolinguistic Representations for Vision-and-Language
-    Tasks", https://arxiv.org/abs/1908.02265; Tan and Bansal, 2019, "LXMERT: Learning Cross-Modality Encoder
-    Representations from Transformers", https://arxiv.org/abs/1908.07490, section 2.2.
+    Source: Lu et al. (2019), "ViLBERT: Pretraining Task-Agnostic Visiolinguistic Representations for
+    Vision-and-Language Tasks", https://arxiv.org/abs/1908.02265; Tan and Bansal (2019), "LXMERT: Learning
+    Cross-Modality Encoder Representations from Transformers", https://arxiv.org/abs/1908.07490, section 2.2.
 
     Reads: tokens.
 

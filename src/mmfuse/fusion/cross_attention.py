@@ -27,8 +27,8 @@ class CrossAttention(nn.Module):
     m, once for all who read them, as in the co-attention of ViLBERT; so three modalities cost no more projections than
     two. ``Fused.features.tokens`` are the normalised tokens of all modalities, in the order of ``dims``.
 
-    Source: Vaswani et al., 2017, "Attention Is All You Need", https://arxiv.org/abs/1706.03762, eq. 1; between two
-    modalities: Lu et al., 2019, "ViLBERT: Pretraining Task-Agnostic Visiolinguistic Representations for
+    Source: Vaswani et al. (2017), "Attention Is All You Need", https://arxiv.org/abs/1706.03762, eq. 1; between two
+    modalities: Lu et al. (2019), "ViLBERT: Pretraining Task-Agnostic Visiolinguistic Representations for
     Vision-and-Language Tasks", https://arxiv.org/abs/1908.02265.
 
     Reads: tokens. A modality with one token (:meth:`Features.from_pooled`) is read whatever the query says, if no other

@@ -17,7 +17,7 @@ class DeepSets(nn.Module):
     r"""The modalities that are present are a set: encode each element, pool the set, decode the result.
 
     .. math::
-        h = \rho\Bigl(\operatorname{pool}_{m\ \text{present}} \phi_m(x_m)\Bigr), \qquad
+        h = \rho\Bigl(\operatorname{pool}_{m\ \text{present}}\, \phi_m(x_m)\Bigr), \qquad
         \operatorname{pool} \in \{\text{mean}, \text{sum}, \max\}
 
     Here :math:`x_m` is the pooled vector of modality m, and :math:`\phi_m` and :math:`\rho` are MLPs of one hidden

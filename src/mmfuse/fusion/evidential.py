@@ -47,7 +47,8 @@ class EvidentialFusion(nn.Module):
     Cost: parameters and time grow as ``K (sum of d_m)``.
 
     Use: for one class out of several, where an answer must say how far it can be trusted, or modalities differ in
-    quality from sample to sample. Each modality decides alone: what lies in a combination of them is not seen.
+    quality from sample to sample. ``dim`` is the number of classes, and the task is ``EvidentialClassification``. Each
+    modality decides alone: what lies in a combination of them is not seen.
 
     Args:
         dims: width of each modality.

@@ -42,8 +42,9 @@ class ExpertFusion(nn.Module):
 
     Source: Shazeer, Mirhoseini, Maziarz, Davis, Le, Hinton, Dean (2017), "Outrageously Large Neural Networks: The
     Sparsely-Gated Mixture-of-Experts Layer", https://arxiv.org/abs/1701.06538, equations 1 to 11; for modalities that
-    may be missing: Han, Nguyen, Harris, Ho, Saria (2024), "FuseMoE", https://arxiv.org/abs/2402.03226, and Yun, Choi,
-    Peng, Wu, Bao, Zhang, Xin, Long, Chen (2024), "Flex-MoE", https://arxiv.org/abs/2410.08245.
+    may be missing: Han, Nguyen, Harris, Ho, Saria (2024), "FuseMoE: Mixture-of-Experts Transformers for Fleximodal
+    Fusion", https://arxiv.org/abs/2402.03226, and Yun, Choi, Peng, Wu, Bao, Zhang, Xin, Long, Chen (2024), "Flex-MoE:
+    Modeling Arbitrary Modality Combination via the Flexible Mixture-of-Experts", https://arxiv.org/abs/2410.08245.
 
     Reads: pooled vectors.
 

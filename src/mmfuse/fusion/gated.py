@@ -20,7 +20,7 @@ class GatedFusion(nn.Module):
 
     .. math::
         h_m = \tanh(W_m x_m + b_m), \qquad
-        z_m = \sigma(U_m [x_1; \dots; x_M] + u_m), \qquad
+        z_m = \sigma(U_m [x_1; \dots; x_M] + u_m) \quad (\text{if}\ M = 2\text{:}\ z_2 = 1 - z_1), \qquad
         h = \sum_m z_m * h_m
 
     Of two modalities the first has the gate :math:`z_1` and the second :math:`1 - z_1` (the paper's bimodal unit);

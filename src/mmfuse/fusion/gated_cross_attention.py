@@ -30,7 +30,7 @@ class GatedCrossAttention(nn.Module):
     norm in each layer). h is the mean of the tokens :math:`x`, which are also ``Fused.features.tokens``. The gates are
     scalars, so :func:`mmfuse.training.parameter_groups` does not decay them: decay would hold them at 0.
 
-    Source: Alayrac et al., 2022, "Flamingo: a Visual Language Model for Few-Shot Learning",
+    Source: Alayrac et al. (2022), "Flamingo: a Visual Language Model for Few-Shot Learning",
     https://arxiv.org/abs/2204.14198, section 2.2 and figure 4.
 
     Reads: tokens.

@@ -22,7 +22,7 @@ class GraphFusion(nn.Module):
     r"""Graph attention over one node for each modality and one for each pair of them.
 
     .. math::
-        \alpha_{ij} = \operatorname{softmax}_{j \in N(i)} \operatorname{LeakyReLU}\bigl(
+        \alpha_{ij} = \operatorname{softmax}_{j \in N(i)}\, \operatorname{LeakyReLU}\bigl(
             a^\top [W v_i; W v_j]\bigr), \qquad
         v_i \leftarrow v_i + \operatorname{GELU}\Bigl(\sum_{j \in N(i)} \alpha_{ij} W v_j\Bigr), \qquad
         h = \operatorname{Pool}(v)
@@ -38,7 +38,7 @@ class GraphFusion(nn.Module):
     ``Fused.weights`` is the share of each modality in Pool, mean over heads; a pair counts half for each of its two.
     What a node learned from its neighbours counts for the node.
 
-    Source: Velickovic et al., 2018, "Graph Attention Networks", https://arxiv.org/abs/1710.10903; Zadeh et al., 2018,
+    Source: Velickovic et al. (2018), "Graph Attention Networks", https://arxiv.org/abs/1710.10903; Zadeh et al. (2018),
     "Multimodal Language Analysis in the Wild: CMU-MOSEI Dataset and Interpretable Dynamic Fusion Graph",
     https://aclanthology.org/P18-1208.
 

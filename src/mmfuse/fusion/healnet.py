@@ -30,7 +30,7 @@ class HealNet(nn.Module):
     networks; here encoders stand before, and networks are pre-norm with GELU. ``Fused.features.tokens`` are the
     normalised latents.
 
-    Source: Hemker et al., 2024, "HEALNet: Multimodal Fusion for Heterogeneous Biomedical Data",
+    Source: Hemker et al. (2024), "HEALNet: Multimodal Fusion for Heterogeneous Biomedical Data",
     https://arxiv.org/abs/2311.09115.
 
     Reads: tokens.

@@ -39,8 +39,8 @@ class LateFusion(nn.Module):
 
     Reads: pooled vectors.
 
-    Absent: an absent modality has no opinion, and those present share the whole. A sample with nothing at all gives
-    zeros.
+    Absent: an absent modality has no opinion: the mean, sum or product is over those present. A sample with nothing at
+    all gives zeros.
 
     Cost: parameters and time grow as ``dim (sum of d_m) + M dim^2``.
 

@@ -26,7 +26,7 @@ class LowRankFusion(nn.Module):
     the variance each, so that the product has variance 1 for inputs of variance 1 with any number of modalities, and
     terms of all orders have equal shares.
 
-    Source: Liu, Shen, Lakshminarasimhan, Liang, Zadeh and Morency, 2018, "Efficient Low-rank Multimodal Fusion with
+    Source: Liu, Shen, Lakshminarasimhan, Liang, Zadeh and Morency (2018), "Efficient Low-rank Multimodal Fusion with
     Modality-Specific Factors", https://arxiv.org/abs/1806.00064; :math:`w_r` and b as in the authors' code.
 
     Reads: pooled vectors.

@@ -29,7 +29,7 @@ class MFB(nn.Module):
     slope at 0, so :math:`s = z / \sqrt{|z| + \epsilon}` and :math:`h = s / \sqrt{\lVert s \rVert^2 + \epsilon}` are
     computed, with :math:`\epsilon = 10^{-6}`. The result has length 1, so the head after it needs no norm.
 
-    Source: Yu, Yu, Fan and Tao, 2017, "Multi-modal Factorized Bilinear Pooling with Co-Attention Learning for Visual
+    Source: Yu, Yu, Fan and Tao (2017), "Multi-modal Factorized Bilinear Pooling with Co-Attention Learning for Visual
     Question Answering", https://arxiv.org/abs/1708.01471.
 
     Reads: pooled vectors.

@@ -24,7 +24,7 @@ class MLB(nn.Module):
     layer ``out``; * multiplies coordinates. The paper has two modalities, :math:`P (\tanh(U x) * \tanh(V y))`; more are
     multiplied in the same way. Weights start so that :math:`U_m x_m` has the variance of :math:`x_m`.
 
-    Source: Kim, On, Lim, Kim, Ha and Zhang, 2017, "Hadamard Product for Low-rank Bilinear Pooling",
+    Source: Kim, On, Lim, Kim, Ha and Zhang (2017), "Hadamard Product for Low-rank Bilinear Pooling",
     https://arxiv.org/abs/1610.04325.
 
     Reads: pooled vectors.

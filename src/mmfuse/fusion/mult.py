@@ -24,7 +24,7 @@ class MulT(nn.Module):
     .. math::
         \hat Z_{n \to m}^{[i]} = Z_{n \to m}^{[i-1]} + \operatorname{Attn}^{[i]}_{n \to m}\bigl(
             \operatorname{LN}(Z_{n \to m}^{[i-1]}), \operatorname{LN}(Z_n)\bigr), \qquad
-        h = W \bigl[\operatorname{last}\operatorname{Transformer}_m([Z_{n \to m}^{[D]}]_{n \ne m})\bigr]_m + b
+        h = W \bigl[\operatorname{last}\,\operatorname{Transformer}_m([Z_{n \to m}^{[D]}]_{n \ne m})\bigr]_m + b
 
     with
 
@@ -43,7 +43,7 @@ class MulT(nn.Module):
     lengths run in one call. Keys and values of all layers are one matrix product, and in the last layer only the last
     token is computed, so ``Fused.features`` has one token.
 
-    Source: Tsai et al., 2019, "Multimodal Transformer for Unaligned Multimodal Language Sequences",
+    Source: Tsai et al. (2019), "Multimodal Transformer for Unaligned Multimodal Language Sequences",
     https://arxiv.org/abs/1906.00295, section 3.
 
     Reads: tokens.

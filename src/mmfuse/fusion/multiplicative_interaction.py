@@ -27,7 +27,7 @@ class MultiplicativeInteraction(nn.Module):
     the ranks of :math:`\mathbb{W}`. ``rank=None`` is the paper's form. A modality no wider than ``rank`` has no such
     matrix. At the start the product, U z and V x have a third of the variance each.
 
-    Source: Jayakumar, Czarnecki, Menick, Schwarz, Rae, Osindero, Teh, Harley and Pascanu, 2020, "Multiplicative
+    Source: Jayakumar, Czarnecki, Menick, Schwarz, Rae, Osindero, Teh, Harley and Pascanu (2020), "Multiplicative
     Interactions and Where to Find Them", https://openreview.net/forum?id=rylnK6VtDH.
 
     Reads: pooled vectors, two modalities.

@@ -24,7 +24,7 @@ class MUTAN(nn.Module):
     answering. The equation has no tanh, nor have we: so :class:`BLOCK` with one chunk is this method. Weights start
     so that the sum has the variance of the inputs.
 
-    Source: Ben-younes, Cadene, Cord and Thome, 2017, "MUTAN: Multimodal Tucker Fusion for Visual Question Answering",
+    Source: Ben-younes, Cadene, Cord and Thome (2017), "MUTAN: Multimodal Tucker Fusion for Visual Question Answering",
     https://arxiv.org/abs/1705.06676.
 
     Reads: pooled vectors, two modalities.

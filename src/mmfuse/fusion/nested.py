@@ -30,7 +30,7 @@ class Nested(nn.Module):
     ``"av/load"``. Where inner and outer both work on tokens, nobody reads the inner pooled vector: parameters that make
     nothing else get no gradient (under DDP: ``find_unused_parameters=True``).
 
-    Source: folklore; pairs first, then all: Majumder et al., 2018, "Multimodal Sentiment Analysis using Hierarchical
+    Source: folklore; pairs first, then all: Majumder et al. (2018), "Multimodal Sentiment Analysis using Hierarchical
     Fusion with Context Modeling", https://arxiv.org/abs/1806.06228.
 
     Reads: what its fusions read.

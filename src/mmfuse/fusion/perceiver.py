@@ -30,8 +30,8 @@ class PerceiverFusion(nn.Module):
     Perceiver takes the mean). Tokens have no order here but what their encoder gave them.
     ``Fused.features.tokens`` are the normalised latents.
 
-    Source: Jaegle et al., 2021, "Perceiver: General Perception with Iterative Attention",
-    https://arxiv.org/abs/2103.03206; Jaegle et al., 2021, "Perceiver IO: A General Architecture for Structured Inputs
+    Source: Jaegle et al. (2021), "Perceiver: General Perception with Iterative Attention",
+    https://arxiv.org/abs/2103.03206; Jaegle et al. (2021), "Perceiver IO: A General Architecture for Structured Inputs
     and Outputs", https://arxiv.org/abs/2107.14795.
 
     Reads: tokens.

@@ -31,7 +31,7 @@ class QFormer(nn.Module):
     because it starts from BERT; here the tokens of all modalities are keys, and the layers are pre-norm. Its text
     branch, which shares the self-attention, is another model. ``Fused.features.tokens`` are the normalised queries.
 
-    Source: Li et al., 2023, "BLIP-2: Bootstrapping Language-Image Pre-training with Frozen Image Encoders and Large
+    Source: Li et al. (2023), "BLIP-2: Bootstrapping Language-Image Pre-training with Frozen Image Encoders and Large
     Language Models", https://arxiv.org/abs/2301.12597, section 3.1.
 
     Reads: tokens.

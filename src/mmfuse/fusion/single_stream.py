@@ -28,9 +28,9 @@ class SingleStream(nn.Module):
     post-norm. Positions are the business of the encoders: none are added here. ``Fused.features.tokens`` is
     :math:`\operatorname{LN}(Z^{(L)})`, CLS first, then the modalities in the order of ``dims``.
 
-    Source: Li et al., 2019, "VisualBERT: A Simple and Performant Baseline for Vision and Language",
-    https://arxiv.org/abs/1908.03557; Kiela et al., 2019, "Supervised Multimodal Bitransformers for Classifying Images
-    and Text", https://arxiv.org/abs/1909.02950; Kim et al., 2021, "ViLT: Vision-and-Language Transformer Without
+    Source: Li et al. (2019), "VisualBERT: A Simple and Performant Baseline for Vision and Language",
+    https://arxiv.org/abs/1908.03557; Kiela et al. (2019), "Supervised Multimodal Bitransformers for Classifying Images
+    and Text", https://arxiv.org/abs/1909.02950; Kim et al. (2021), "ViLT: Vision-and-Language Transformer Without
     Convolution or Region Supervision", https://arxiv.org/abs/2102.03334.
 
     Reads: tokens.

@@ -30,7 +30,7 @@ class TensorFusion(nn.Module):
     modality, here one linear layer with GELU, that makes the product affordable; a modality as wide as its entry in
     ``widths`` enters as it is. The product is not built: see :func:`mmfuse.layers.outer.contract`.
 
-    Source: Zadeh, Chen, Poria, Cambria and Morency, 2017, "Tensor Fusion Network for Multimodal Sentiment Analysis",
+    Source: Zadeh, Chen, Poria, Cambria and Morency (2017), "Tensor Fusion Network for Multimodal Sentiment Analysis",
     https://arxiv.org/abs/1707.07250.
 
     Reads: pooled vectors.

@@ -24,7 +24,8 @@ class WeightedAverage(nn.Module):
     \sum_{n\ \text{present}} v_n`. ``Fused.weights`` are the :math:`a_m`.
 
     Source: folklore; the "weighted" combination of Gu and Budhkar (2021), "A Package for Learning on Tabular and Text
-    Data with Transformers", https://doi.org/10.18653/v1/2021.maiworkshop-1.10, is its per-sample form.
+    Data with Transformers", https://doi.org/10.18653/v1/2021.maiworkshop-1.10, has a weight for each coordinate and no
+    softmax.
 
     Reads: pooled vectors.
 

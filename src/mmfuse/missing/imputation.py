@@ -33,7 +33,7 @@ class Imputation(nn.Module):
     ``ModalityDropout`` the fusion learns from predictions where data is complete. The gradient of a penalty with
     respect to its target is stopped, so it does not agree with finite differences.
 
-    Source: as the autoencoders of Tran et al., 2017, "Missing Modalities Imputation via Cascaded Residual
+    Source: as the autoencoders of Tran et al. (2017), "Missing Modalities Imputation via Cascaded Residual
     Autoencoder", CVPR, but of features and with one network a modality.
 
     Args:

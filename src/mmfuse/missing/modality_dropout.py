@@ -26,7 +26,7 @@ class ModalityDropout(nn.Module):
     of zero. A sample of one modality keeps it, a sample of none has none. In evaluation everything passes. The draw
     does not depend on the order of the mapping.
 
-    Source: Neverova, Wolf, Taylor, Nebout, 2015, "ModDrop: adaptive multi-modal gesture recognition",
+    Source: Neverova, Wolf, Taylor, Nebout (2015), "ModDrop: adaptive multi-modal gesture recognition",
     https://arxiv.org/abs/1501.00102. There all modalities of a sample may be lost at once; here one is kept.
 
     Args:

@@ -25,7 +25,7 @@ class Placeholder(nn.Module):
     anything: whatever stood for it would be an answer to no question, and ``Ensure`` says what it gives. Modalities
     that are not in ``dims`` pass unchanged. After ``ModalityDropout`` the placeholders learn where data is complete.
 
-    Source: the mask token of Devlin et al., 2019 (BERT), for a whole modality; compare Lee et al., 2023, "Multimodal
+    Source: the mask token of Devlin et al., 2019 (BERT), for a whole modality; compare Lee et al. (2023), "Multimodal
     Prompting with Missing Modalities for Visual Recognition", https://arxiv.org/abs/2303.03369.
 
     Args:
