@@ -12,7 +12,7 @@ def attention_fusion(fusion: nn.Module, features: Mapping[str, Features]) -> Ten
     scores, values = [], []
     for name, x in features.items():
         key, value = fusion.key_value[name](x.pooled).split(fusion.widths, dim=1)
-        scores.append(fusion.query(torch.tanh(key)))
+        scores.append(fusion.query(torch.tanh(key)) / fusion.widths[0])
         values.append(value)
     weights = torch.cat(scores, dim=1).softmax(dim=1)
     weighted = [weights[:, i].unsqueeze(1) * value for i, value in enumerate(values)]

@@ -25,7 +25,7 @@ def test_equals_its_equation():
         for name, x in features.items():
             if x.mask[i].any():
                 both = fusion.key_value[name].weight @ x.pooled[i] + fusion.key_value[name].bias
-                size[name] = torch.exp(fusion.query.weight[0] @ torch.tanh(both[:3]))
+                size[name] = torch.exp(fusion.query.weight[0] @ torch.tanh(both[:3]) / 3)
                 value[name] = both[3:]
         expected = torch.zeros(8, dtype=torch.float64)
         for name in size:

@@ -17,14 +17,16 @@ class AttentionFusion(nn.Module):
     r"""Score each modality that is present, then add them up by score.
 
     .. math::
-        s_m = v^\top \tanh(W_m x_m + b_m), \qquad
+        s_m = \tfrac{1}{d_s} v^\top \tanh(W_m x_m + b_m), \qquad
         a = \operatorname{softmax}_{m\ \text{present}}(s), \qquad
         h = \sum_m a_m (P_m x_m + c_m)
 
     Here :math:`x_m` is the pooled vector of modality m; :math:`W_m, b_m` make its key, :math:`P_m, c_m` its value, and
     :math:`v` is the query that all modalities share. ``Fused.weights`` are the :math:`a_m`. Bahdanau et al. score one
     sequence with one :math:`W`, Ilse et al. the instances of a bag; here each modality has a :math:`W_m` of its own,
-    because widths differ. ``key_value[name]`` holds :math:`[W_m; P_m]` as one layer, the rows of :math:`W_m` first.
+    because widths differ. Theirs is without :math:`1 / d_s`, the width of the keys: then every step of Adam moves the
+    scores by :math:`d_s` times its rate, and within some dozens of steps one modality has the whole of every sample.
+    ``key_value[name]`` holds :math:`[W_m; P_m]` as one layer, the rows of :math:`W_m` first.
 
     Source: Bahdanau, Cho, Bengio (2015), "Neural Machine Translation by Jointly Learning to Align and Translate",
     https://arxiv.org/abs/1409.0473; Ilse, Tomczak, Welling (2018), "Attention-based Deep Multiple Instance Learning",
@@ -63,6 +65,7 @@ class AttentionFusion(nn.Module):
         inputs, present = read_pooled(features, self.key_value)  # present: (batch, modality)
         both = torch.stack([self.key_value[name](x) for name, x in inputs.items()], dim=1)
         keys, values = both.split(self.widths, dim=2)  # (batch, modality, score_dim) and (batch, modality, dim)
-        weights = masked_softmax(self.query(keys.tanh()).squeeze(2), present)  # (batch, modality)
+        scores = self.query(keys.tanh()).squeeze(2) / self.widths[0]
+        weights = masked_softmax(scores, present)  # (batch, modality)
         pooled = (weights[..., None] * values).sum(dim=1)
         return Fused(Features.from_pooled(pooled, present.any(dim=1)), weights=by_name(inputs, weights))
