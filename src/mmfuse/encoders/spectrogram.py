@@ -1,6 +1,5 @@
 """Waveforms through a log-mel spectrogram and a small CNN of our own: (batch, time) -> Features."""
 
-import math
 import warnings
 from typing import Any
 
@@ -14,8 +13,9 @@ from mmfuse._record import recorded
 from mmfuse.contracts import Features, Input
 from mmfuse.data.transforms.audio import AudioTransform
 from mmfuse.encoders._backbone import real_lengths, require_preset
-from mmfuse.layers.attention import Attention
 from mmfuse.layers.masking import masked_mean
+from mmfuse.layers.positions import sinusoids
+from mmfuse.layers.transformer import SelfBlock
 
 HEAD_DIM = 32  # width of one head of attention
 PRESETS = {
@@ -83,7 +83,7 @@ class SpectrogramEncoder(nn.Module):
         self.backbone = nn.ModuleDict(
             {
                 "convs": nn.ModuleList([_Conv(num_mels, dim, 2), _Conv(dim, dim, 2), _Conv(dim, dim, 1)]),
-                "layers": nn.ModuleList([_Layer(dim, dropout) for _ in range(num_layers)]),
+                "layers": nn.ModuleList([SelfBlock(dim, dim // HEAD_DIM, dropout=dropout) for _ in range(num_layers)]),
             }
         )
 
@@ -101,9 +101,9 @@ class SpectrogramEncoder(nn.Module):
             mask = mask[:, :: conv.stride]
             tokens = conv(tokens, mask)
         if len(self.backbone["layers"]):
-            tokens = tokens + _positions(tokens)
+            tokens = tokens + sinusoids(tokens.shape[1], tokens)
         for layer in self.backbone["layers"]:
-            tokens = layer(tokens, mask)
+            tokens = layer(tokens, mask).masked_fill(~mask[..., None], 0.0)
         return Features(tokens, mask, masked_mean(tokens, mask))
 
     def transform(self, train: bool = False) -> AudioTransform:  # noqa: ARG002 (no random changes to a clip)
@@ -143,26 +143,6 @@ class _Conv(nn.Module):
         return F.gelu(self.norm(mixed)).masked_fill(~mask[..., None], 0.0)
 
 
-class _Layer(nn.Module):
-    """One pre-norm transformer layer that reads real tokens only."""
-
-    def __init__(self, dim: int, dropout: float) -> None:
-        super().__init__()
-        self.norm_attention = nn.LayerNorm(dim)
-        self.attention = Attention(dim, dim // HEAD_DIM, dropout=dropout)
-        self.norm_mlp = nn.LayerNorm(dim)
-        self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(
-        self, tokens: Float[Tensor, "batch time dim"], mask: Bool[Tensor, "batch time"]
-    ) -> Float[Tensor, "batch time dim"]:
-        normed = self.norm_attention(tokens)
-        tokens = tokens + self.dropout(self.attention(normed, normed, mask))
-        tokens = tokens + self.dropout(self.mlp(self.norm_mlp(tokens)))
-        return tokens.masked_fill(~mask[..., None], 0.0)
-
-
 def _normalized(
     values: Float[Tensor, "batch time mel"], mask: Bool[Tensor, "batch time"]
 ) -> Float[Tensor, "batch time mel"]:
@@ -171,14 +151,6 @@ def _normalized(
     count = real.sum(dim=(1, 2), keepdim=True).clamp_min(1) * values.shape[-1]
     centred = (values - values.masked_fill(~real, 0.0).sum(dim=(1, 2), keepdim=True) / count).masked_fill(~real, 0.0)
     return centred * (centred.square().sum(dim=(1, 2), keepdim=True) / count + 1e-5).rsqrt()
-
-
-def _positions(tokens: Float[Tensor, "batch time dim"]) -> Float[Tensor, "time dim"]:
-    """Sines and cosines of the place in time (Vaswani et al., 2017)."""
-    time, dim = tokens.shape[1:]
-    rates = torch.exp(torch.arange(0, dim, 2, device=tokens.device) * (-math.log(10000.0) / dim))
-    angles = torch.arange(time, device=tokens.device)[:, None] * rates
-    return torch.cat([angles.sin(), angles.cos()], dim=1).to(tokens.dtype)
 
 
 def _fft_size(window: int) -> int:
