@@ -214,7 +214,7 @@ def test_a_model_is_fitted_evaluated_saved_and_loaded(tmp_path, make):
 
     report = evaluate(loaded, load_batches(table, loaded))
     assert len(history.epochs) == 8
-    assert report.numbers["loss"] < 0.7 * before
+    assert report.numbers["loss"] < 0.85 * before
     assert report.numbers["kind/accuracy"] > 0.6
     assert sum(report.weights.values()) == pytest.approx(1)
     rows = predict(loaded, load_batches(table, loaded))

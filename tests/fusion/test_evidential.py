@@ -18,6 +18,16 @@ def test_keeps_the_promises_of_a_fusion(dims):
     check_fusion(lambda dims: EvidentialFusion(dims, 8), dims=dims)
 
 
+def trained(dims, classes):
+    """A fusion whose heads are not 0, as they are at initialisation."""
+    torch.manual_seed(0)
+    fusion = EvidentialFusion(dims, classes).double()
+    with torch.no_grad():
+        for parameter in fusion.parameters():
+            parameter.normal_(std=0.5)
+    return fusion
+
+
 def opinion(evidence):
     """Belief in each class, and what is left open."""
     strength = sum(evidence) + len(evidence)
@@ -33,8 +43,7 @@ def dempster(first, second):
 
 
 def test_equals_its_equation_one_pair_after_the_other():
-    torch.manual_seed(0)
-    fusion, features = EvidentialFusion(DIMS, 4).double(), random_features()
+    fusion, features = trained(DIMS, 4), random_features()
 
     fused = fusion(features)
 
@@ -54,6 +63,13 @@ def test_equals_its_equation_one_pair_after_the_other():
         for name in DIMS:
             share = knows[name] / sum(knows.values()) if name in knows else 0.0
             assert fused.weights[name][i].item() == pytest.approx(share, abs=1e-12)
+
+
+def test_says_the_same_of_every_class_at_initialisation():
+    fused = EvidentialFusion(DIMS, 4).double()(random_features())
+
+    torch.testing.assert_close(fused.features.pooled, fused.features.pooled[:, :1].expand(6, 4), rtol=0, atol=0)
+    assert fused.features.pooled[0, 0] > math.log(2)
 
 
 def random_evidence(seed=0):
@@ -134,7 +150,7 @@ def test_nobody_who_is_present_is_without_a_share_where_nobody_knows_anything():
 
 
 def test_a_single_modality_gives_its_own_evidence():
-    fusion, features = EvidentialFusion({"text": 6}, 8).double(), {"text": random_features()["text"]}
+    fusion, features = trained({"text": 6}, 8), {"text": random_features()["text"]}
 
     fused = fusion(features)
     fused.features.pooled.sum().backward()

@@ -34,7 +34,8 @@ class EvidentialFusion(nn.Module):
 
     The pooled vector is the combined evidence :math:`e`; the tokens are the :math:`e^m`, one for each modality, in the
     order of their sorted names. :class:`mmfuse.tasks.EvidentialClassification` turns them into a loss and answers.
-    ``Fused.weights`` are shares of what each modality knows: :math:`1 - u^m`, divided by their sum.
+    ``Fused.weights`` are shares of what each modality knows: :math:`1 - u^m`, divided by their sum. All :math:`W_m` and
+    :math:`c_m` are 0 at initialisation: wrong evidence for some classes would take long to unlearn.
 
     Source: Han, Zhang, Fu, Zhou (2021), "Trusted Multi-View Classification", https://arxiv.org/abs/2102.02051; the
     opinions are those of Sensoy, Kaplan, Kandemir (2018), https://arxiv.org/abs/1806.01768.
@@ -64,6 +65,8 @@ class EvidentialFusion(nn.Module):
         super().__init__()
         require_dims("EvidentialFusion", dims, dim)
         self.judge = nn.ModuleDict({name: nn.Linear(dims[name], dim) for name in sorted(dims)})
+        for parameter in self.judge.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, features: Mapping[str, Features]) -> Fused:
         inputs, present = read_pooled(features, self.judge)  # present: (batch, modality)
