@@ -100,15 +100,26 @@ def test_mixture_equals_its_equation():
     assert torch.equal(fused.features.pooled[5], torch.zeros(8).double())
 
 
+@pytest.mark.parametrize("method", [ProductOfExperts, MixtureOfProducts])
+def test_starts_with_little_noise(method):
+    fusion = method(DIMS, 8)
+
+    for expert in fusion.expert.values():
+        mean, log_variance = expert[2].bias.chunk(2)
+        assert mean.abs().max() < 1
+        torch.testing.assert_close(log_variance, torch.full_like(log_variance, -5.0), rtol=0, atol=1)
+
+
 def test_product_is_the_normalised_product_of_densities_on_a_grid():
     fusion, features = spread(ProductOfExperts(DIMS, 1, kl_weight=1.0)), random_features()
     grid = torch.linspace(-40, 40, 400_001, dtype=torch.float64)
 
     pooled = fusion({name: Features(x.tokens[:1], x.mask[:1], x.pooled[:1]) for name, x in features.items()})
 
-    density = Normal(0.0, 1.0).log_prob(grid).exp()
+    logarithm = Normal(0.0, 1.0).log_prob(grid)
     for mean, variance in beliefs(fusion, features, 0).values():
-        density = density * Normal(mean, variance**0.5).log_prob(grid).exp()
+        logarithm = logarithm + Normal(mean, variance**0.5).log_prob(grid)
+    density = (logarithm - logarithm.max()).exp()
     density = density / torch.trapezoid(density, grid)
     mean = torch.trapezoid(density * grid, grid)
     torch.testing.assert_close(pooled.features.pooled[0, 0], mean, rtol=0, atol=1e-10)

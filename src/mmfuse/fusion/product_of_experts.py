@@ -13,6 +13,7 @@ from mmfuse.layers.masking import masked_mean
 from mmfuse.layers.modalities import by_name, read_pooled
 
 LOG_VARIANCE_BOUND = 10.0
+LOG_VARIANCE_AT_FIRST = -5.0
 MOST_MODALITIES = 10  # of a mixture over all subsets
 
 
@@ -27,10 +28,10 @@ class ProductOfExperts(nn.Module):
 
     Here :math:`x_m` is the pooled vector of modality m, which says :math:`N(\mu_m, \sigma_m^2)` about each coordinate
     of the hidden vector; the 1 is the precision of the prior expert N(0, 1). Log variances are bent into (-10, 10) by
-    a tanh. The fused vector is :math:`\mu` in evaluation and a draw from :math:`N(\mu, \sigma^2)` in training.
-    ``Fused.penalties["kl"]`` is :math:`\beta\, KL[N(\mu, \sigma^2) \| N(0, 1)]`, the mean over the samples that have a
-    modality. ``Fused.weights`` are shares of precision, :math:`\sigma_m^{-2}` over their sum without the prior, the
-    mean over coordinates.
+    a tanh, and start near -5, or noise would drown what little the means say at first. The fused vector is :math:`\mu`
+    in evaluation and a draw from :math:`N(\mu, \sigma^2)` in training. ``Fused.penalties["kl"]`` is
+    :math:`\beta\, KL[N(\mu, \sigma^2) \| N(0, 1)]`, the mean over the samples that have a modality. ``Fused.weights``
+    are shares of precision, :math:`\sigma_m^{-2}` over their sum without the prior, the mean over coordinates.
 
     In the paper the hidden vector explains the modalities through decoders. Here the losses of the tasks stand in their
     place, as in the information bottleneck of Alemi et al. (2017), https://arxiv.org/abs/1612.00410, and with
@@ -171,9 +172,13 @@ class MixtureOfProducts(nn.Module):
 
 def _experts(dims: Mapping[str, int], dim: int) -> nn.ModuleDict:
     """For each modality an MLP that gives a mean and a log variance."""
-    return nn.ModuleDict(
-        {name: nn.Sequential(nn.Linear(width, dim), nn.GELU(), nn.Linear(dim, 2 * dim)) for name, width in dims.items()}
-    )
+    experts = nn.ModuleDict()
+    for name, width in dims.items():
+        last = nn.Linear(dim, 2 * dim)
+        with torch.no_grad():
+            last.bias[dim:] += LOG_VARIANCE_AT_FIRST
+        experts[name] = nn.Sequential(nn.Linear(width, dim), nn.GELU(), last)
+    return experts
 
 
 def _beliefs(
