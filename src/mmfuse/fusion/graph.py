@@ -79,7 +79,7 @@ class GraphFusion(nn.Module):
         self.members: Tensor
         self.neighbours: Tensor
         self.parts: Tensor
-        self.register_buffer("parts", parts.float(), persistent=False)
+        self.register_buffer("parts", parts.to(torch.get_default_dtype()), persistent=False)
         self.register_buffer("members", members.bool(), persistent=False)
         self.register_buffer("neighbours", _neighbours(self.members), persistent=False)
         starts = dim * parts.shape[1] // len(dims)
