@@ -9,6 +9,7 @@ from torch import nn
 
 from mmfuse.layers.attention import Attention, score_bias
 from mmfuse.layers.join import JoinTokens
+from mmfuse.layers.linear import factor_linear
 from mmfuse.layers.modalities import by_name, read_pooled, read_tokens
 from mmfuse.layers.pooling import AttentionPool
 from mmfuse.layers.transformer import CrossBlock, FeedForward, SelfBlock
@@ -267,3 +268,12 @@ def test_attention_pool_compiles_whole():
 def test_a_width_that_cannot_be_split_into_heads_is_refused(make):
     with pytest.raises(ValueError, match=f"{make.__name__} cannot split dim=10 into num_heads=4 .* Choose dim=12"):
         make(10, 4)
+
+
+def test_a_factor_has_half_of_its_variance_from_its_bias():
+    torch.manual_seed(0)
+
+    layer = factor_linear(400, 4000, gain=2.0)
+
+    assert layer.weight.var().item() * 400 == pytest.approx(2, rel=0.1)
+    assert layer.bias.var().item() == pytest.approx(2, rel=0.1)

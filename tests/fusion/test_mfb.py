@@ -48,6 +48,7 @@ def test_is_nearly_the_signed_square_root_with_length_1():
 
 def test_a_product_of_exactly_zero_has_a_finite_gradient():
     fusion = MFB({"text": 6}, 8).double().eval()
+    torch.nn.init.zeros_(fusion.project["text"].bias)
     pooled = torch.zeros(2, 6, dtype=torch.float64, requires_grad=True)
 
     fused = fusion({"text": Features.from_pooled(pooled, torch.tensor([True, True]))})

@@ -25,8 +25,7 @@ class BLOCK(nn.Module):
     :math:`U_{cr}` (or :math:`V_{cr}`), one matrix (chunk, rank times chunk) for each chunk, transposed, and
     ``factor_bias`` their biases; :math:`W_o` is ``out``. All chunks go through one batched product. Each slice of a
     block has rank R, as in the paper; its authors' code also normalises each :math:`z_c` (signed square root, l2), the
-    equation does not, nor do we. With one chunk it is :class:`MUTAN`. Weights start so that z has the variance of
-    the inputs.
+    equation does not, nor do we. With one chunk it is :class:`MUTAN`, and starts like it.
 
     Source: Ben-younes, Cadene, Thome and Cord (2019), "BLOCK: Bilinear Superdiagonal Fusion for Visual Question
     Answering and Visual Relationship Detection", https://arxiv.org/abs/1902.00038.
@@ -76,8 +75,9 @@ class BLOCK(nn.Module):
         chunk = width // chunks
         self.chunks, self.rank = chunks, rank
         self.project = nn.ModuleDict({name: unit_linear(size, width) for name, size in dims.items()})
-        self.factor = nn.ParameterDict({name: _normal(chunks, chunk, rank * chunk, rank=rank) for name in dims})
-        self.factor_bias = nn.ParameterDict({name: torch.zeros(chunks, 1, rank * chunk) for name in dims})
+        std = 0.5**0.5 * rank**-0.25  # of each half of a factor: the sum of R products of two has variance 1
+        self.factor = nn.ParameterDict({n: _normal(chunks, chunk, rank * chunk, std=std * chunk**-0.5) for n in dims})
+        self.factor_bias = nn.ParameterDict({n: _normal(chunks, 1, rank * chunk, std=std) for n in dims})
         self.dropout = nn.Dropout(dropout)
         self.out = unit_linear(width, dim)
 
@@ -92,9 +92,8 @@ class BLOCK(nn.Module):
         return torch.baddbmm(self.factor_bias[name], chunks, self.factor[name])
 
 
-def _normal(chunks: int, chunk: int, width: int, *, rank: int) -> nn.Parameter:
-    """Weights with which the sum of R products of two has variance 1."""
-    return nn.Parameter(torch.randn(chunks, chunk, width) * chunk**-0.5 * rank**-0.25)
+def _normal(*sizes: int, std: float) -> nn.Parameter:
+    return nn.Parameter(torch.randn(*sizes) * std)
 
 
 def _require_equal_chunks(width: int, chunks: int) -> None:

@@ -9,7 +9,7 @@ from torch import nn
 from mmfuse._checks import require_dims, require_positive
 from mmfuse._record import recorded
 from mmfuse.contracts import Features, Fused
-from mmfuse.layers.linear import unit_linear
+from mmfuse.layers.linear import factor_linear
 from mmfuse.layers.modalities import read_pooled
 
 
@@ -54,7 +54,7 @@ class LowRankFusion(nn.Module):
         super().__init__()
         require_dims("LowRankFusion", dims, dim)
         require_positive("LowRankFusion", rank=rank)
-        self.factor = nn.ModuleDict({name: _factor(width, rank * dim) for name, width in dims.items()})
+        self.factor = nn.ModuleDict({name: factor_linear(width, rank * dim) for name, width in dims.items()})
         self.weights = nn.Parameter(torch.full((rank,), rank**-0.5))
         self.bias = nn.Parameter(torch.zeros(dim))
 
@@ -65,9 +65,3 @@ class LowRankFusion(nn.Module):
         weights = self.weights.expand(products.shape[0], 1, -1)
         h = torch.baddbmm(self.bias, weights, products).squeeze(1)
         return Fused(Features.from_pooled(h, present.any(dim=1)))
-
-
-def _factor(width: int, dim: int) -> nn.Linear:
-    layer = unit_linear(width, dim, gain=0.5**0.5)
-    nn.init.normal_(layer.bias, std=0.5**0.5)
-    return layer

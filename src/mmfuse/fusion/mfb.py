@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from mmfuse._checks import require_dims, require_positive, require_share
 from mmfuse._record import recorded
 from mmfuse.contracts import Features, Fused
-from mmfuse.layers.linear import unit_linear
+from mmfuse.layers.linear import factor_linear
 from mmfuse.layers.modalities import read_pooled
 from mmfuse.layers.outer import product_of_present
 
@@ -25,9 +25,10 @@ class MFB(nn.Module):
         s = \operatorname{sign}(z) \sqrt{|z|}, \qquad h = s / \lVert s \rVert_2
 
     :math:`k` is ``rank``, the number of rank-1 terms in each coordinate. The paper has two modalities; more are
-    multiplied in the same way. The projections have biases, as in the authors' code. The square root has an infinite
-    slope at 0, so :math:`s = z / \sqrt{|z| + \epsilon}` and :math:`h = s / \sqrt{\lVert s \rVert^2 + \epsilon}` are
-    computed, with :math:`\epsilon = 10^{-6}`. The result has length 1, so the head after it needs no norm.
+    multiplied in the same way. The projections have biases, as in the authors' code, which start as large as what they
+    are added to: so each modality comes through alone, too. The square root has an infinite slope at 0, so
+    :math:`s = z / \sqrt{|z| + \epsilon}` and :math:`h = s / \sqrt{\lVert s \rVert^2 + \epsilon}` are computed, with
+    :math:`\epsilon = 10^{-6}`. The result has length 1, so the head after it needs no norm.
 
     Source: Yu, Yu, Fan and Tao (2017), "Multi-modal Factorized Bilinear Pooling with Co-Attention Learning for Visual
     Question Answering", https://arxiv.org/abs/1708.01471.
@@ -59,7 +60,7 @@ class MFB(nn.Module):
         require_positive("MFB", rank=rank)
         require_share("MFB", dropout=dropout)
         self.rank = rank
-        self.project = nn.ModuleDict({name: unit_linear(width, rank * dim) for name, width in dims.items()})
+        self.project = nn.ModuleDict({name: factor_linear(width, rank * dim) for name, width in dims.items()})
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, features: Mapping[str, Features]) -> Fused:

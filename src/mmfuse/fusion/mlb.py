@@ -9,7 +9,7 @@ from torch import nn
 from mmfuse._checks import require_dims, require_positive, require_share
 from mmfuse._record import recorded
 from mmfuse.contracts import Features, Fused
-from mmfuse.layers.linear import unit_linear
+from mmfuse.layers.linear import factor_linear, unit_linear
 from mmfuse.layers.modalities import read_pooled
 
 
@@ -22,7 +22,8 @@ class MLB(nn.Module):
 
     :math:`x_m` is the pooled vector of modality m; :math:`U_m` and :math:`b_m` are its layer ``project``, P and c the
     layer ``out``; * multiplies coordinates. The paper has two modalities, :math:`P (\tanh(U x) * \tanh(V y))`; more are
-    multiplied in the same way. Weights start so that :math:`U_m x_m` has the variance of :math:`x_m`.
+    multiplied in the same way. :math:`U_m x_m` and :math:`b_m` start with half of the variance of :math:`x_m` each, so
+    that what each modality says alone comes through the product, too.
 
     Source: Kim, On, Lim, Kim, Ha and Zhang (2017), "Hadamard Product for Low-rank Bilinear Pooling",
     https://arxiv.org/abs/1610.04325.
@@ -54,7 +55,7 @@ class MLB(nn.Module):
         rank = dim if rank is None else rank
         require_positive("MLB", rank=rank)
         require_share("MLB", dropout=dropout)
-        self.project = nn.ModuleDict({name: unit_linear(width, rank) for name, width in dims.items()})
+        self.project = nn.ModuleDict({name: factor_linear(width, rank) for name, width in dims.items()})
         self.dropout = nn.Dropout(dropout)
         self.out = unit_linear(rank, dim)
 

@@ -7,7 +7,7 @@ from torch import nn
 from mmfuse._checks import require_positive, require_share, require_two
 from mmfuse._record import recorded
 from mmfuse.contracts import Features, Fused
-from mmfuse.layers.linear import unit_linear
+from mmfuse.layers.linear import factor_linear, unit_linear
 from mmfuse.layers.modalities import read_pooled
 from mmfuse.layers.outer import product_of_present
 
@@ -22,7 +22,8 @@ class MUTAN(nn.Module):
     A and B are ``project``, all :math:`U_r` (or :math:`V_r`), one below the other, are ``factor``, and :math:`W_o` is
     ``out``; each has a bias, as in the authors' code, which with tanh behind A and B is their model for question
     answering. The equation has no tanh, nor have we: so :class:`BLOCK` with one chunk is this method. Weights start
-    so that the sum has the variance of the inputs.
+    so that the sum has the variance of the inputs, and the biases of :math:`U_r` and :math:`V_r` as large as what they
+    are added to: so each modality comes through alone, too.
 
     Source: Ben-younes, Cadene, Cord and Thome (2017), "MUTAN: Multimodal Tucker Fusion for Visual Question Answering",
     https://arxiv.org/abs/1705.06676.
@@ -62,7 +63,7 @@ class MUTAN(nn.Module):
         self.rank = rank
         self.project = nn.ModuleDict({name: unit_linear(size, width) for name, size in dims.items()})
         gain = rank**-0.25  # with which the sum of R products of two has variance 1
-        self.factor = nn.ModuleDict({name: unit_linear(width, rank * width, gain=gain) for name in dims})
+        self.factor = nn.ModuleDict({name: factor_linear(width, rank * width, gain=gain) for name in dims})
         self.dropout = nn.Dropout(dropout)
         self.out = unit_linear(width, dim)
 

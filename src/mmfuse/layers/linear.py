@@ -13,3 +13,14 @@ def unit_linear(width: int, dim: int, *, bias: bool = True, gain: float = 1.0) -
     if bias:
         nn.init.zeros_(layer.bias)
     return layer
+
+
+def factor_linear(width: int, dim: int, *, gain: float = 1.0) -> nn.Linear:
+    """A linear layer whose outputs are factors of a product: weight and bias give half of the variance each.
+
+    So the product starts with terms of all orders in equal shares. With biases of 0 there would be the highest order
+    alone, and what one modality says by itself would be learned last.
+    """
+    layer = unit_linear(width, dim, gain=gain * 0.5**0.5)
+    nn.init.normal_(layer.bias, std=gain * 0.5**0.5)
+    return layer
