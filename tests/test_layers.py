@@ -10,6 +10,7 @@ from torch import nn
 from mmfuse.layers.attention import Attention, score_bias
 from mmfuse.layers.join import JoinTokens
 from mmfuse.layers.linear import factor_linear
+from mmfuse.layers.masking import mean_of_real, wide
 from mmfuse.layers.modalities import by_name, read_pooled, read_tokens
 from mmfuse.layers.pooling import AttentionPool
 from mmfuse.layers.transformer import CrossBlock, FeedForward, SelfBlock
@@ -277,3 +278,15 @@ def test_a_factor_has_half_of_its_variance_from_its_bias():
 
     assert layer.weight.var().item() * 400 == pytest.approx(2, rel=0.1)
     assert layer.bias.var().item() == pytest.approx(2, rel=0.1)
+
+
+def test_the_mean_of_real_values_is_zero_without_any():
+    values, real = torch.tensor([[1.0, math.nan], [5.0, math.nan]]), torch.tensor([[True, False], [True, False]])
+
+    assert mean_of_real(values, real).item() == 3
+    assert mean_of_real(values, torch.zeros_like(real)).item() == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_wide_values_are_float32_or_better(dtype):
+    assert wide(torch.ones(2, dtype=dtype)).dtype == (torch.float64 if dtype == torch.float64 else torch.float32)

@@ -85,3 +85,16 @@ def test_dropout_comes_before_the_sum_and_acts_in_training_only():
 def test_refuses_what_cannot_work(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+def test_a_product_that_float16_cannot_hold_has_a_direction():
+    torch.manual_seed(0)
+    dims, present = {"text": 6, "audio": 4}, torch.tensor([True])
+    fusion = MFB(dims, 8).eval()
+    features = {name: Features.from_pooled(torch.full((1, dim), 1e3), present) for name, dim in dims.items()}
+
+    expected = fusion(features).features.pooled
+    with torch.autocast("cpu", torch.float16):
+        pooled = fusion(features).features.pooled
+
+    torch.testing.assert_close(pooled.float(), expected, rtol=0, atol=5e-3)

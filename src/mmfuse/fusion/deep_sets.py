@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from mmfuse._checks import require_choice, require_dims, require_share
 from mmfuse._record import recorded
 from mmfuse.contracts import Features, Fused
+from mmfuse.layers.masking import wide
 from mmfuse.layers.modalities import read_pooled
 
 
@@ -72,11 +73,11 @@ def _total(
     elements: Float[Tensor, "batch modality dim"], present: Bool[Tensor, "batch modality"], mean: bool
 ) -> Float[Tensor, "batch dim"]:
     """Sum or mean of the elements that are there. What stands under False is finite, so a factor of 0 removes it."""
-    wide = elements if elements.itemsize > 4 else elements.float()
-    share = present.to(wide.dtype)
+    every = wide(elements)
+    share = present.to(every.dtype)
     if mean:
         share = share / share.sum(dim=1, keepdim=True).clamp_min(1)
-    return torch.einsum("bm,bmd->bd", share, wide).to(elements.dtype)
+    return torch.einsum("bm,bmd->bd", share, every).to(elements.dtype)
 
 
 def _largest(

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from mmfuse._checks import require_dims, require_known_names, require_names, require_positive
 from mmfuse._record import recorded
 from mmfuse.contracts import Features, Fused
+from mmfuse.layers.masking import wide
 from mmfuse.layers.modalities import by_name, read_pooled
 
 
@@ -68,7 +69,7 @@ class EmbraceNet(nn.Module):
     def forward(self, features: Mapping[str, Features]) -> Fused:
         inputs, present = read_pooled(features, self.dock)  # present: (batch, modality)
         docked = torch.stack([self.dock[name](x) for name, x in inputs.items()], dim=1).relu()
-        share = (self.p if self.p.itemsize > 4 else self.p.float()) * present
+        share = wide(self.p) * present
         share = share / share.sum(dim=1, keepdim=True).clamp_min(1e-30)  # (batch, modality)
         pooled = _drawn(docked, share) if self.training else torch.einsum("bm,bmd->bd", share.to(docked.dtype), docked)
         return Fused(Features.from_pooled(pooled, present.any(dim=1)), weights=by_name(inputs, share))

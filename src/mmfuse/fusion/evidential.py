@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mmfuse._checks import require_dims
 from mmfuse._record import recorded
 from mmfuse.contracts import Features, Fused
+from mmfuse.layers.masking import wide
 from mmfuse.layers.modalities import by_name, read_pooled
 
 
@@ -71,8 +72,7 @@ class EvidentialFusion(nn.Module):
     def forward(self, features: Mapping[str, Features]) -> Fused:
         inputs, present = read_pooled(features, self.judge)  # present: (batch, modality)
         logits = torch.stack([self.judge[name](x) for name, x in inputs.items()], dim=1)
-        wide = logits if logits.itemsize > 4 else logits.float()
-        evidence = F.softplus(wide).masked_fill(~present[..., None], 0.0)  # (batch, modality, class)
+        evidence = F.softplus(wide(logits)).masked_fill(~present[..., None], 0.0)  # (batch, modality, class)
         pooled = _combine(evidence, logits.dtype)
         # A little for each of those present, or nobody would have a share where nobody knows anything.
         known = (1 - _uncertainty(evidence)).clamp_min(1e-12).masked_fill(~present, 0.0)

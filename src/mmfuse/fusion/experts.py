@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from mmfuse._checks import require_dims, require_not_negative, require_positive, require_share
 from mmfuse._record import recorded
 from mmfuse.contracts import Features, Fused
+from mmfuse.layers.masking import wide
 from mmfuse.layers.modalities import read_pooled
 
 LEAST_NOISE = 1e-2
@@ -139,10 +140,10 @@ class ExpertFusion(nn.Module):
     ) -> tuple[Float[Tensor, "batch expert"], Float[Tensor, "batch expert"] | None]:
         """Shares of the experts, and with ``top_k`` the chance of each to be kept. In float32 or better."""
         seen = torch.cat([joined, present.to(joined.dtype)], dim=1)
-        clean = _wide(self.gate(seen))
+        clean = wide(self.gate(seen))
         if self.noise is None or self.top_k is None:
             return clean.softmax(dim=1), None
-        spread = F.softplus(_wide(self.noise(seen))) + LEAST_NOISE
+        spread = F.softplus(wide(self.noise(seen))) + LEAST_NOISE
         noisy = clean + spread * torch.randn_like(clean) if self.training else clean
         best, kept = noisy.topk(self.top_k + 1, dim=1)
         gates = torch.zeros_like(noisy).scatter(1, kept[:, :-1], best[:, :-1].softmax(dim=1))
@@ -160,7 +161,3 @@ def _imbalance(shares: Float[Tensor, "batch expert"], counts: Bool[Tensor, " bat
 def _zero(layer: nn.Linear) -> nn.Linear:
     nn.init.zeros_(layer.weight)
     return layer
-
-
-def _wide(values: Tensor) -> Tensor:
-    return values if values.itemsize > 4 else values.float()

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from mmfuse._checks import require_dims
 from mmfuse._record import recorded
 from mmfuse.contracts import Features, Fused
+from mmfuse.layers.masking import wide
 from mmfuse.layers.modalities import by_name, read_pooled
 
 Gates = Float[Tensor, "batch modality dim"]
@@ -117,9 +118,8 @@ class SoftmaxGatedFusion(nn.Module):
     def forward(self, features: Mapping[str, Features]) -> Fused:
         inputs, present = read_pooled(features, self.value)  # present: (batch, modality)
         scores = self.gate(torch.cat(list(inputs.values()), dim=1)).unflatten(1, (len(inputs), -1))
-        wide = scores if scores.itemsize > 4 else scores.float()
         # The smallest finite number, not -inf: a sample that has nothing would be 0/0.
-        gates = wide.masked_fill(~present[..., None], -3e38).softmax(dim=1).to(scores.dtype)
+        gates = wide(scores).masked_fill(~present[..., None], -3e38).softmax(dim=1).to(scores.dtype)
         return _gated(self.value, inputs, present, gates * present[..., None].to(gates.dtype))
 
 
@@ -128,7 +128,7 @@ def _gated(
 ) -> Fused:
     """What passes the gates, which are 0 where absent."""
     hidden = torch.stack([values[name](x) for name, x in inputs.items()], dim=1).tanh()  # (batch, modality, dim)
-    shares = (gates if gates.itemsize > 4 else gates.float()).mean(dim=2)  # (batch, modality)
+    shares = wide(gates).mean(dim=2)  # (batch, modality)
     # Only a sample without a modality has no open gate at all: it keeps shares of 0.
     shares = (shares / shares.sum(dim=1, keepdim=True).clamp_min(1e-30)).to(gates.dtype)
     pooled = (gates * hidden).sum(dim=1)

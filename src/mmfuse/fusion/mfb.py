@@ -9,6 +9,7 @@ from mmfuse._checks import require_dims, require_positive, require_share
 from mmfuse._record import recorded
 from mmfuse.contracts import Features, Fused
 from mmfuse.layers.linear import factor_linear
+from mmfuse.layers.masking import wide
 from mmfuse.layers.modalities import read_pooled
 from mmfuse.layers.outer import product_of_present
 
@@ -65,13 +66,14 @@ class MFB(nn.Module):
 
     def forward(self, features: Mapping[str, Features]) -> Fused:
         pooled, present = read_pooled(features, self.project)
-        product = product_of_present([self.project[name](x) for name, x in pooled.items()], present)
+        factors = [self.project[name](x) for name, x in pooled.items()]
+        # Wide from here on: a product that float16 cannot hold still has a direction.
+        product = product_of_present([wide(factor) for factor in factors], present)
         z = self.dropout(product).unflatten(1, (-1, self.rank)).sum(dim=2)
-        return Fused(Features.from_pooled(_normalised(z), present.any(dim=1)))
+        return Fused(Features.from_pooled(_normalised(z).to(factors[0].dtype), present.any(dim=1)))
 
 
 def _normalised(z: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
-    """Signed square root, then length 1; in float32 or better."""
-    wide = z if z.itemsize > 4 else z.float()
-    root = wide * (wide.abs() + _EPS).rsqrt()
-    return (root * (root.square().sum(dim=1, keepdim=True) + _EPS).rsqrt()).to(z.dtype)
+    """Signed square root, then length 1."""
+    root = z * (z.abs() + _EPS).rsqrt()
+    return root * (root.square().sum(dim=1, keepdim=True) + _EPS).rsqrt()

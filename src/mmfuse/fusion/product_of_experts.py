@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from mmfuse._checks import require_dims, require_not_negative
 from mmfuse._record import recorded
 from mmfuse.contracts import Features, Fused
-from mmfuse.layers.masking import masked_mean
+from mmfuse.layers.masking import masked_mean, mean_of_real, wide
 from mmfuse.layers.modalities import by_name, read_pooled
 
 LOG_VARIANCE_BOUND = 10.0
@@ -77,7 +77,7 @@ class ProductOfExperts(nn.Module):
         mean, precision = (precisions * means).sum(dim=1) / (1 + known), 1 + known
         pooled = (_draw(mean, precision) if self.training else mean).to(_dtype_of(inputs))
         shares = (precisions / known.clamp_min(1e-12)[:, None]).mean(dim=2).to(pooled.dtype)
-        kl = _mean_over(anyone, _kl_to_prior(mean, precision))
+        kl = mean_of_real(_kl_to_prior(mean, precision), anyone)
         return Fused(
             Features.from_pooled(pooled, anyone),
             weights=by_name(inputs, shares),
@@ -149,7 +149,7 @@ class MixtureOfProducts(nn.Module):
         mean, precision = _over_subsets(precisions * means) / (1 + known), 1 + known
         pooled = self._draw_of(mean, precision, exists) if self.training else masked_mean(mean, exists)
         pooled = pooled.to(_dtype_of(inputs))
-        kl = _mean_over(anyone, masked_mean(_kl_to_prior(mean, precision)[..., None], exists).squeeze(1))
+        kl = mean_of_real(masked_mean(_kl_to_prior(mean, precision)[..., None], exists).squeeze(1), anyone)
         return Fused(
             Features.from_pooled(pooled, anyone),
             weights=by_name(inputs, self._shares(precisions, known, exists).to(pooled.dtype)),
@@ -188,7 +188,7 @@ def _beliefs(
 ) -> tuple[Float[Tensor, "batch modality dim"], Float[Tensor, "batch modality dim"]]:
     """Mean and precision of each expert, in float32 or better; precision 0 where absent."""
     raw = torch.stack([experts[name](x) for name, x in inputs.items()], dim=1)
-    mean, log_variance = (raw if raw.itemsize > 4 else raw.float()).chunk(2, dim=2)
+    mean, log_variance = wide(raw).chunk(2, dim=2)
     log_variance = LOG_VARIANCE_BOUND * torch.tanh(log_variance / LOG_VARIANCE_BOUND)
     return mean, torch.exp(-log_variance).masked_fill(~present[..., None], 0.0)
 
@@ -212,11 +212,6 @@ def _kl_to_prior(mean: Float[Tensor, "*batch dim"], precision: Float[Tensor, "*b
 def _draw(mean: Tensor, precision: Tensor) -> Tensor:
     """One vector, so that gradients reach mean and precision."""
     return mean + torch.randn_like(mean) * precision.rsqrt()
-
-
-def _mean_over(chosen: Bool[Tensor, " batch"], values: Float[Tensor, " batch"]) -> Float[Tensor, ""]:
-    """Mean of the chosen samples; 0 where none is."""
-    return values.masked_fill(~chosen, 0.0).sum() / chosen.sum().clamp_min(1)
 
 
 def _dtype_of(inputs: Mapping[str, Tensor]) -> torch.dtype:

@@ -11,6 +11,7 @@ from mmfuse._checks import require_dims, require_not_negative, require_share
 from mmfuse._record import recorded
 from mmfuse.contracts import Features, Fused
 from mmfuse.layers.attention import require_heads
+from mmfuse.layers.masking import mean_of_real, wide
 from mmfuse.layers.modalities import read_pooled
 from mmfuse.layers.transformer import SelfBlock
 
@@ -117,7 +118,7 @@ class SharedPrivate(nn.Module):
         rebuilt = self.decode(shared + private)
         return Fused(
             Features.from_pooled(pooled, present.any(dim=1)),
-            penalties=self._penalties(_wide(projected), _wide(shared), _wide(private), _wide(rebuilt), present),
+            penalties=self._penalties(wide(projected), wide(shared), wide(private), wide(rebuilt), present),
         )
 
     def _penalties(
@@ -131,7 +132,7 @@ class SharedPrivate(nn.Module):
         values = {
             "similarity": _discrepancy(shared[:, first], shared[:, second], both),
             "difference": _overlap(left, right, torch.cat([present, both], dim=1)),
-            "reconstruction": _mean_over(present, (projected - rebuilt).square().mean(dim=2)),
+            "reconstruction": mean_of_real((projected - rebuilt).square().mean(dim=2), present),
         }
         return {name: self.penalty_weights[name] * value for name, value in values.items()}
 
@@ -146,7 +147,7 @@ def _discrepancy(
     for _ in range(2, MOMENTS + 1):
         powers = tuple(power * x for power, x in zip(powers, centred, strict=True))
         distance = distance + torch.linalg.vector_norm((powers[0] - powers[1]).sum(dim=0) / count, dim=-1)
-    return _mean_over(both.any(dim=0), distance)
+    return mean_of_real(distance, both.any(dim=0))
 
 
 def _overlap(
@@ -165,12 +166,3 @@ def _centred(values: Float[Tensor, "batch pair dim"], real: Bool[Tensor, "batch 
     """The mean over the real samples, and what differs from it; zeros where not real."""
     mean = values.masked_fill(~real[..., None], 0.0).sum(dim=0) / real.sum(dim=0).clamp_min(1)[:, None]
     return mean, (values - mean).masked_fill(~real[..., None], 0.0)
-
-
-def _mean_over(real: Bool[Tensor, "*axes"], values: Float[Tensor, "*axes"]) -> Float[Tensor, ""]:
-    """Mean of the real values; 0 where there is none."""
-    return values.masked_fill(~real, 0.0).sum() / real.sum().clamp_min(1)
-
-
-def _wide(values: Tensor) -> Tensor:
-    return values if values.itemsize > 4 else values.float()

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from mmfuse._checks import require_dims, require_positive
 from mmfuse._record import recorded
 from mmfuse.contracts import Features, Fused
+from mmfuse.layers.masking import wide
 from mmfuse.layers.modalities import by_name, read_pooled
 
 
@@ -88,7 +89,7 @@ class Imputation(nn.Module):
         several = present.sum(dim=1) > 1
         losses = {}
         for place, (name, guess) in enumerate(predicted.items()):
-            error = (_wide(guess) - _wide(pooled[name].detach())).square().mean(dim=1)  # (batch)
+            error = (wide(guess) - wide(pooled[name].detach())).square().mean(dim=1)  # (batch)
             counts = present[:, place] & several
             total = error.masked_fill(~counts, 0.0).sum()
             losses[f"imputation/{name}"] = self.weight * total / counts.sum().clamp_min(1)
@@ -121,11 +122,6 @@ def _fill(x: Features, guess: Float[Tensor, "batch dim"], some: Bool[Tensor, " b
         mask=x.mask | (absent[:, None] & first),
         pooled=torch.where(absent[:, None], guess, x.pooled),
     )
-
-
-def _wide(values: Tensor) -> Tensor:
-    """In float32 or better."""
-    return values if values.itemsize > 4 else values.float()
 
 
 def _require_same_dims(dims: Mapping[str, int], fusion: nn.Module) -> None:
