@@ -6,12 +6,12 @@ from common import Row, machine, table
 
 INTRODUCTION = """# Speed
 
-Made by `python benchmarks/fusion.py --markdown docs/speed.md`; do not edit it by hand. Measured with torch {torch} on
-{device}, {threads} thread.
+Made by `python benchmarks/fusion.py --markdown docs/speed.md`; do not edit it by hand. Measured with torch {torch}
+on {device}, {threads} thread.
 
 Every method runs next to a plain implementation of the same equation (`benchmarks/plain/`), with the same parameters,
 on the same full batch. Both are compared in float64 first (results and gradients, to 1e-9), then forward and backward
-of both run in turn in one process, and only ratios are reported: times of a shared machine mean nothing. Ours reads
+of both run in turn in one process, and only ratios are of interest: times of a shared machine mean nothing. Ours reads
 masks and presence all the while; the plain one does not.
 
 - **time**: ours / plain; to be at most {slower:g}.
@@ -28,8 +28,7 @@ Bold numbers miss their target.
 ## All methods
 
 Pooled: batches of 64, modalities 768 wide, to 512; three modalities, or two where the method is for two. Tokens:
-batches of {batch} (MulT, which has 230 million parameters there: 2), {times} tokens 512 wide, to
-512.
+batches of {batch} (MulT, which has 230 million parameters there: 2), {times} tokens 512 wide, to 512.
 """
 
 GOALS = """
