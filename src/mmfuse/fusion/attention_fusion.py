@@ -67,5 +67,5 @@ class AttentionFusion(nn.Module):
         keys, values = both.split(self.widths, dim=2)  # (batch, modality, score_dim) and (batch, modality, dim)
         scores = self.query(keys.tanh()).squeeze(2) / self.widths[0]
         weights = masked_softmax(scores, present)  # (batch, modality)
-        pooled = (weights[..., None] * values).sum(dim=1)
+        pooled = torch.bmm(weights[:, None], values).squeeze(1)
         return Fused(Features.from_pooled(pooled, present.any(dim=1)), weights=by_name(inputs, weights))

@@ -64,7 +64,7 @@ class WeightedAverage(nn.Module):
         inputs, present = read_pooled(features, self.project)  # present: (batch, modality)
         weights = masked_softmax(self._scores().expand(present.shape), present)  # (batch, modality)
         values = torch.stack([self.project[name](x) for name, x in inputs.items()], dim=1)
-        pooled = (weights.to(values.dtype)[..., None] * values).sum(dim=1)
+        pooled = torch.bmm(weights.to(values.dtype)[:, None], values).squeeze(1)
         return Fused(
             Features.from_pooled(pooled, present.any(dim=1)),
             weights=by_name(inputs, weights),
