@@ -9,12 +9,9 @@ say in anything. Two things stand beside them: the best single modality, and the
 A method for two modalities fuses the first two, then the result with the next, and so on.
 """
 
-import importlib.util
-import inspect
 import json
 import os
 import re
-import sys
 import time
 import zlib
 from collections.abc import Iterable, Mapping
@@ -28,13 +25,14 @@ from typing import Any
 import torch
 from common import Row, machine, options, report
 from comparison_encoders import WIDTH, Problem, Samples
+from comparison_methods import code_of, known
 from comparison_pages import write_page
 from comparison_problems import MADE_UP, PROBLEMS, REAL
 from torch import nn
 
 from mmfuse import Batch, MultimodalModel
 from mmfuse.encoders import FeatureEncoder
-from mmfuse.fusion import FUSIONS, EvidentialFusion, LateFusion, Nested, WeightedAverage
+from mmfuse.fusion import EvidentialFusion, LateFusion, Nested, WeightedAverage
 from mmfuse.missing import ModalityDropout
 from mmfuse.tasks import Classification, EachModality, EvidentialClassification
 from mmfuse.training import fit
@@ -78,45 +76,22 @@ def compare(unit: tuple[str, int, list[str], Any]) -> Score:
     """All methods on one problem with one seed; what a run before has finished is not done again."""
     name, seed, methods, chosen = unit
     torch.set_num_threads(1)
+    make_of = known(chosen.own)
+    codes = {method: code_of(make_of.get(method, WeightedAverage)) for method in ("single", *methods)}
     kept = chosen.folder / f"{name.replace(' ', '_')}_{seed}{'_quick' if chosen.quick else ''}.json"
     kept.parent.mkdir(parents=True, exist_ok=True)
     done: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {}
     problem, scores = None, {}
-    for method in ("single", *methods):
-        make = known(chosen.own).get(method, WeightedAverage)
-        if done.get(method, {}).get("code") != code_of(make):
+    for method, code in codes.items():
+        if done.get(method, {}).get("code") != code:
             began = time.process_time()
             problem = problem or PROBLEMS[name](chosen.data or chosen.folder, seed, quick=chosen.quick)
-            made = singles(problem, seed) if method == "single" else {method: score(problem, make, seed)}
-            done[method] = {"code": code_of(make), "scores": made, "seconds": time.process_time() - began}
+            made = singles(problem, seed) if method == "single" else {method: score(problem, make_of[method], seed)}
+            done[method] = {"code": code, "scores": made, "seconds": time.process_time() - began}
             kept.write_text(json.dumps(done, indent=1))
             print(f"{name}, seed {seed}: {method} {made[method][0]:.3f}", flush=True)
         scores |= done[method]["scores"]
     return scores
-
-
-def code_of(make: Any) -> int:
-    """Another number after a change to the method, or to what all are trained on: its scores are made again."""
-    files = [Path(inspect.getfile(make)), *sorted(Path(__file__).parent.glob("comparison_[!p]*.py"))]
-    files.append(Path(__file__).with_name("comparison_problems.py"))
-    return zlib.crc32(b"".join(file.read_bytes() for file in files))
-
-
-def known(own: Path | None) -> dict[str, Any]:
-    """The methods of mmfuse, and those of a file."""
-    if own is None:
-        return dict(FUSIONS)
-    spec = importlib.util.spec_from_file_location(own.stem, own)
-    if spec is None or spec.loader is None or not own.is_file():
-        raise SystemExit(f"--own {own} is no Python file. Expected one with fusion classes. Check the path.")
-    module = sys.modules[own.stem] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    mine = {
-        name: part
-        for name, part in vars(module).items()
-        if isinstance(part, type) and issubclass(part, nn.Module) and part.__module__ == own.stem
-    }
-    return {**FUSIONS, **mine}
 
 
 def score(problem: Problem, make: Any, seed: int) -> list[float]:
