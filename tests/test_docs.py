@@ -9,16 +9,17 @@ from tiny_data import write_rows
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+CODE = {page: re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL) for page in PAGES}
 BLOCKS = [
-    pytest.param(code, id=f"{page.name}-{number}")
-    for page in PAGES
-    for number, code in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL))
+    pytest.param(page, code, id=f"{page.name}-{number}")
+    for page, codes in CODE.items()
+    for number, code in enumerate(codes)
 ]
 
 
 @pytest.mark.plain
-@pytest.mark.parametrize("code", BLOCKS)
-def test_a_code_block_runs(code, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("page", "code"), BLOCKS)
+def test_a_code_block_runs(page, code, tmp_path, monkeypatch):
     if code.startswith("# not run: needs the network"):
         compile(code, "block", "exec")
         for name in re.findall(r"^(\w+)\.from_pretrained", code, re.MULTILINE):
@@ -29,12 +30,16 @@ def test_a_code_block_runs(code, tmp_path, monkeypatch):
     table = write_rows(tmp_path, rows=30, name="posts.csv")
     table.write_text(table.read_text().replace("kind,size", "mood,age"))
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    for other in CODE[page]:
+        if name := re.match(r"# file: (\S+)\n", other):  # the page says that it is a file, for the blocks below
+            Path(name.group(1)).write_text(other)
 
     exec(compile(code, "block", "exec"), {"__name__": "block"})
 
 
 def test_the_first_example_needs_both_sides(capsys):
-    code = BLOCKS[0].values[0]
+    code = BLOCKS[0].values[1]
 
     exec(compile(code, "block", "exec"), {"__name__": "block"})
 
