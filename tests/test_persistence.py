@@ -19,7 +19,7 @@ from mmfuse.tasks import MultiLabel
 from mmfuse.training import fit
 
 
-@pytest.mark.parametrize("fusion", FUSIONS)
+@pytest.mark.parametrize("fusion", [name for name in FUSIONS if not hasattr(FUSIONS[name], "num_modalities")])
 def test_a_saved_model_comes_back_to_the_bit(tmp_path, fusion):
     table = read_table(write_rows(tmp_path))
     model = make_model(fusion=fusion)
