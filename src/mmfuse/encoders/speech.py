@@ -24,7 +24,7 @@ from mmfuse.encoders._backbone import (
     real_lengths,
     require_preset,
 )
-from mmfuse.layers.masking import masked_mean
+from mmfuse.layers.masking import masked_mean, wide
 
 FAMILIES = ("wav2vec2", "hubert", "wavlm")
 # Random loss of layers and of stretches of time leaves parameters without gradient, crashes on short clips and
@@ -184,8 +184,8 @@ def _norm_real_frames(
     real = (torch.arange(values.shape[2], device=lengths.device) < lengths[:, None])[:, None]  # (batch, 1, time)
     count = lengths.clamp_min(1)[:, None, None]
     with torch.autocast(values.device.type, enabled=False):
-        wide = values if values.itemsize > 4 else values.float()
-        centred = wide - wide.masked_fill(~real, 0.0).sum(dim=2, keepdim=True) / count
+        exact = wide(values)
+        centred = exact - exact.masked_fill(~real, 0.0).sum(dim=2, keepdim=True) / count
         centred = centred.masked_fill(~real, 0.0)
         scale = (centred.square().sum(dim=2, keepdim=True) / count + norm.eps).rsqrt()
         normed = centred * scale * norm.weight[:, None] + norm.bias[:, None]

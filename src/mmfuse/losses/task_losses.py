@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from mmfuse._checks import require_known_names, require_shape
 from mmfuse.contracts import Batch, Output, Target
+from mmfuse.layers.masking import wide
 
 
 def task_losses(
@@ -63,5 +64,4 @@ def _each(name: str, task: nn.Module, prediction: Tensor, target: Target) -> Ten
     known = target.known.reshape(-1, *(1,) * (target.values.dim() - 1))
     # What stands under an unknown label may be anything, NaN included: zeros take its place before it is used.
     values = torch.where(known, target.values, torch.zeros_like(target.values))
-    wide = prediction if prediction.itemsize > 4 else prediction.float()
-    return torch.where(target.known, sample_losses(name, task, wide, values), 0.0)
+    return torch.where(target.known, sample_losses(name, task, wide(prediction), values), 0.0)
