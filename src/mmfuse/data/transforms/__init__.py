@@ -13,10 +13,20 @@ from mmfuse.data.transforms.text import TextTransform, train_tokenizer
 class Transform(Protocol):
     """What the loader asks of a transform. Any picklable object that has these will do.
 
+    The value is a cell of the table: text, a number, an array, the path or the bytes of a file. With ``columns`` it is
+    a mapping from these columns to their cells, None where empty; the modality is absent where all are.
+
     Attributes:
-        takes_path: the value is the path of a file (relative to the folder of the table); else the cell itself.
+        takes_path: a text cell is the path of a file (relative to the folder of the table), and comes as a ``Path``.
         padding: None if all results have one shape; else their first axis is time, and this number fills them up.
-        random: the result depends on torch's random generator.
+        random: the result depends on the random generators of torch, numpy or Python.
+
+    A transform may have more:
+
+    - ``columns``, a tuple of names: it reads several columns, instead of the one with the name of the modality.
+    - ``batch(values) -> (tensors, lost)``: all values of a batch in one call, where that is faster or where something
+      is cut off: ``lost`` counts the steps (ids, samples, frames) that each value has lost. The loader adds them up.
+    - ``whole(values) -> Tensor``: for a column that is one array: the rows of a batch at once.
 
     A value that cannot be used raises ``ValueError``; the reader adds row, column and file.
     """
