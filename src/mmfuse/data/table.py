@@ -7,9 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from mmfuse._checks import nearest
 from mmfuse.data._rows import gather, read_file, read_frame
 from mmfuse.data.errors import DataError
+from mmfuse.data.paths import safe_path
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,33 @@ class Table:
         """All cells of a column, top to bottom."""
         self.require_column(name)
         return [row[name] for row in self.rows]
+
+    def cell(self, row: int, column: str) -> Any:
+        """One cell, None where it is empty."""
+        self.require_column(column)
+        return self.rows[row][column]
+
+    def cells(self, rows: Iterable[int], column: str) -> list[Any]:
+        """Some cells of a column, in the order of ``rows``."""
+        self.require_column(column)
+        return [self.rows[row][column] for row in rows]
+
+    def array(self, column: str) -> Tensor | None:
+        """A column that is held as one array, along whose first axis the rows lie; None for any other column."""
+        self.require_column(column)
+        return None
+
+    def line(self, row: int) -> int:
+        """Where a row stands in its file, for messages."""
+        return self.lines[row]
+
+    def path(self, cell: str) -> Path:
+        """The file that a cell names, below the folder of the table.
+
+        Raises:
+            ValueError: it is an address, leaves the folder, or is no file.
+        """
+        return safe_path(self.root, cell)
 
     def classes(self, name: str, *, separator: str | None = None) -> list[str]:
         """The different labels of a column in order: as numbers if all are, else as text. Take the training table's.
