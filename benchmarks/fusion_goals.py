@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mmfuse import fusion
 from mmfuse.contracts import Features, Fused
-from mmfuse.layers.attention import Attention
+from mmfuse.layers.attention import SelfAttention
 from mmfuse.layers.pooling import AttentionPool
 from mmfuse.layers.transformer import CrossBlock, SelfBlock
 
@@ -92,7 +92,7 @@ class _Encoder(nn.Module):
         self.names, dim = list(dims), next(iter(dims.values()))
         self.reads_other = len(dims) == 2
         self.norm_self = nn.ModuleList(nn.LayerNorm(dim) for _ in range(2 * self.reads_other))
-        self.read_self = nn.ModuleList(Attention(dim, num_heads) for _ in range(2 * self.reads_other))
+        self.read_self = nn.ModuleList(SelfAttention(dim, num_heads) for _ in range(2 * self.reads_other))
         self.layers = nn.ModuleList((CrossBlock if self.reads_other else SelfBlock)(dim, num_heads) for _ in range(2))
         self.norm = nn.LayerNorm(dim)
 
@@ -101,8 +101,8 @@ class _Encoder(nn.Module):
         tokens = x.tokens
         for place, layer in enumerate(self.layers):
             if other:
-                normed = self.norm_self[place](tokens)
-                tokens = layer(tokens + self.read_self[place](normed, normed), other[0].tokens)
+                read = self.read_self[place](self.norm_self[place](tokens))
+                tokens = layer(tokens + read, other[0].tokens)
             else:
                 tokens = layer(tokens)
         return Fused(Features(tokens, x.mask, self.norm(tokens)[:, 0]))

@@ -28,6 +28,13 @@ def attend(attention: nn.Module, query: Tensor, keys: list[Tensor]) -> Tensor:
     return linear(attention.out, read_heads(linear(attention.query, query), key, value, attention.num_heads))
 
 
+def attend_self(attention: nn.Module, tokens: list[Tensor]) -> list[Tensor]:
+    """What each token reads of all, head by head."""
+    every = [linear(attention.query_key_value, x).chunk(3) for x in tokens]
+    queries, keys, values = ([parts[i] for parts in every] for i in range(3))
+    return [linear(attention.out, read_heads(query, keys, values, attention.num_heads)) for query in queries]
+
+
 def read_heads(query: Tensor, keys: list[Tensor], values: list[Tensor], num_heads: int) -> Tensor:
     """Softmax over keys and mean of values, in each head's part of the vectors."""
     size = len(query) // num_heads
@@ -73,8 +80,8 @@ def mean_readout(readout: nn.Module, tokens: dict[str, list[Tensor]]) -> Tensor:
 
 def self_block(block: nn.Module, tokens: list[Tensor]) -> list[Tensor]:
     """``layers.transformer.SelfBlock`` on the real tokens of one sample."""
-    normed = [block.norm_attention(x) for x in tokens]
-    tokens = [x + attend(block.attention, query, normed) for x, query in zip(tokens, normed, strict=True)]
+    read = attend_self(block.attention, [block.norm_attention(x) for x in tokens])
+    tokens = [x + y for x, y in zip(tokens, read, strict=True)]
     return [x + feed_forward(block.feed_forward, block.norm_feed_forward(x)) for x in tokens]
 
 

@@ -9,12 +9,10 @@ def encoder(fusion, features):
     states, maps = [x], []
     for place, layer in enumerate(fusion.layers):
         if other:
-            normed = fusion.norm_self[place](x)
-            x = x + attend(fusion.read_self[place], normed, normed, maps)
+            x = x + attend(fusion.read_self[place], fusion.norm_self[place](x), None, maps)
             x = x + attend(layer.attention, layer.norm_query(x), layer.norm_key(other[0]), maps)
         else:
-            normed = layer.norm_attention(x)
-            x = x + attend(layer.attention, normed, normed, maps)
+            x = x + attend(layer.attention, layer.norm_attention(x), None, maps)
         x = x + layer.feed_forward(layer.norm_feed_forward(x))
         states.append(x)
     return fusion.norm(x)[:, 0]
@@ -22,10 +20,11 @@ def encoder(fusion, features):
 
 def attend(attention, queries, keys, maps):
     heads, width = attention.num_heads, queries.shape[-1] // attention.num_heads
-    (k_weight, v_weight), (k_bias, v_bias) = (
-        part.chunk(2) for part in (attention.key_value.weight, attention.key_value.bias)
-    )
-    projected = attention.query(queries), F.linear(keys, k_weight, k_bias), F.linear(keys, v_weight, v_bias)
+    layers = ("query_key_value",) if keys is None else ("query", "key_value")
+    weights, biases = ([w for name in layers for w in getattr(getattr(attention, name), part).split(len(queries[0, 0]))]
+                       for part in ("weight", "bias"))  # fmt: skip
+    read = (queries, *2 * (queries if keys is None else keys,))
+    projected = [F.linear(x, weight, bias) for x, weight, bias in zip(read, weights, biases, strict=True)]
     q, k, v = (x.unflatten(-1, (heads, width)).permute(0, 2, 1, 3) for x in projected)
     scores = torch.matmul(q, k.transpose(-1, -2)) / width**0.5
     shares = torch.softmax(scores, dim=-1)

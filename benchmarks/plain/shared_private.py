@@ -19,10 +19,9 @@ def shared_private(fusion, features):
 def _transform(block, x):
     """One pre-norm layer over (vector, batch, dim), as nn.TransformerEncoderLayer does it."""
     attention, normed = block.attention, block.norm_attention(x)
-    weight = torch.cat([attention.query.weight, attention.key_value.weight])
-    bias = torch.cat([attention.query.bias, attention.key_value.bias])
     read, _ = F.multi_head_attention_forward(
-        normed, normed, normed, x.shape[2], attention.num_heads, weight, bias, None, None, False, 0.0,
+        normed, normed, normed, x.shape[2], attention.num_heads, attention.query_key_value.weight,
+        attention.query_key_value.bias, None, None, False, 0.0,
         attention.out.weight, attention.out.bias, need_weights=False,
     )  # fmt: skip
     x = x + read

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from fusion_equations import attend, exchange, feed_forward, linear, mean_readout
+from fusion_equations import exchange, linear, mean_readout, self_block
 
 from mmfuse.fusion.co_attention import CoAttention
 from mmfuse.testing import DIMS, check_fusion, random_features
@@ -30,15 +30,8 @@ def test_equals_its_equation(names):
         z = {n: [linear(fusion.project[n], token) for token in x.tokens[i, x.mask[i]]] for n, x in features.items()}
         for layer in fusion.layers:
             z = exchange(layer.exchange, z) if len(names) > 1 else z
-            z = {name: read_itself(layer.stream[name], tokens) for name, tokens in z.items()}
+            z = {name: self_block(layer.stream[name], tokens) for name, tokens in z.items()}
         torch.testing.assert_close(fused.features.pooled[i], mean_readout(fusion.readout, z), rtol=0, atol=1e-12)
-
-
-def read_itself(block, tokens):
-    """Self-attention and feed-forward network over the real tokens of one stream."""
-    normed = [block.norm_attention(x) for x in tokens]
-    tokens = [x + attend(block.attention, query, normed) for x, query in zip(tokens, normed, strict=True)]
-    return [y + feed_forward(block.feed_forward, block.norm_feed_forward(y)) for y in tokens]
 
 
 def test_streams_are_updated_at_once():

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from fusion_equations import attend, gelu, linear
+from fusion_equations import attend_self, gelu, linear
 
 from mmfuse import Features
 from mmfuse.fusion.shared_private import SharedPrivate
@@ -52,12 +52,13 @@ def test_equals_its_equation():
     for i in range(6):
         found = encode(fusion, features, i)
         vectors = {(name, kind): found[name][kind] for kind in (1, 2) for name in found}
-        normed = {key: norm(block.norm_attention, x) for key, x in vectors.items()}
+        normed = [norm(block.norm_attention, x) for x in vectors.values()]
+        read = dict(zip(vectors, attend_self(block.attention, normed), strict=True))
         places = []
         for kind in (1, 2):
             for name in DIMS:
                 if name in found:
-                    x = vectors[name, kind] + attend(block.attention, normed[name, kind], list(normed.values()))
+                    x = vectors[name, kind] + read[name, kind]
                     inner = gelu(linear(block.feed_forward[0], norm(block.norm_feed_forward, x)))
                     places.append(x + linear(block.feed_forward[3], inner))
                 else:

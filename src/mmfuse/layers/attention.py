@@ -53,14 +53,52 @@ class Attention(nn.Module):
         """What each query reads of projected keys and values."""
         q = self.query(queries).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (batch, head, query, dim/head)
         k, v = projected.unbind(0)
-        dropout = self.dropout if self.training else 0.0
-        if mask is None or mask.is_floating_point():  # every row has a key
-            return self.out(scaled_dot_product(q, k, v, mask, dropout=dropout).transpose(1, 2).flatten(2))
-        unreadable = ~mask.any(dim=1)[:, None, None]  # (batch, 1, 1)
-        # True = take part. A row without keys attends to everything and is zeroed after: every backend agrees on that.
-        take_part = (mask[:, None] | unreadable)[:, None]  # (batch, 1, 1, time)
-        heads = scaled_dot_product(q, k, v, take_part, dropout=dropout)
-        return self.out(heads.transpose(1, 2).flatten(2)).masked_fill(unreadable, 0.0)
+        return _read(self.out, q, k, v, mask, self.dropout if self.training else 0.0)
+
+
+class SelfAttention(nn.Module):
+    """Scaled dot-product attention of a sequence over itself: queries, keys and values are one matrix product.
+
+    Absence and padding as in :class:`Attention`: what stands under a False mask must be finite.
+
+    Args:
+        dim: width of the tokens and of the result.
+        num_heads: heads; must divide ``dim``.
+    """
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        require_heads("SelfAttention", dim, num_heads)
+        self.num_heads = num_heads
+        self.query_key_value = nn.Linear(dim, 3 * dim)
+        self.out = nn.Linear(dim, dim)
+
+    def forward(
+        self,
+        tokens: Float[Tensor, "batch time dim"],
+        mask: Bool[Tensor, "batch time"] | Float[Tensor, "batch 1 1 time"] | None = None,
+    ) -> Float[Tensor, "batch time dim"]:
+        """What each token reads; without a mask every token is real. For one of floats see :func:`score_bias`."""
+        q, k, v = self.query_key_value(tokens).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        return _read(self.out, q, k, v, mask)
+
+
+def _read(
+    out: nn.Module,
+    q: Float[Tensor, "batch head query width"],
+    k: Float[Tensor, "batch head time width"],
+    v: Float[Tensor, "batch head time width"],
+    mask: Bool[Tensor, "batch time"] | Float[Tensor, "batch 1 1 time"] | None,
+    dropout: float = 0.0,
+) -> Float[Tensor, "batch query dim"]:
+    """What each query reads of the real keys; zeros where there is none."""
+    if mask is None or mask.is_floating_point():  # every row has a key
+        return out(scaled_dot_product(q, k, v, mask, dropout=dropout).transpose(1, 2).flatten(2))
+    unreadable = ~mask.any(dim=1)[:, None, None]  # (batch, 1, 1)
+    # True = take part. A row without keys attends to everything and is zeroed after: every backend agrees on that.
+    take_part = (mask[:, None] | unreadable)[:, None]  # (batch, 1, 1, time)
+    heads = scaled_dot_product(q, k, v, take_part, dropout=dropout)
+    return out(heads.transpose(1, 2).flatten(2)).masked_fill(unreadable, 0.0)
 
 
 def score_bias(mask: Bool[Tensor, "batch time"], dtype: torch.dtype) -> Float[Tensor, "batch 1 1 time"]:

@@ -3,7 +3,7 @@
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from mmfuse.layers.attention import Attention
+from mmfuse.layers.attention import Attention, SelfAttention
 
 
 class FeedForward(nn.Sequential):
@@ -28,7 +28,7 @@ class SelfBlock(nn.Module):
     def __init__(self, dim: int, num_heads: int, *, dropout: float = 0.0) -> None:
         super().__init__()
         self.norm_attention = nn.LayerNorm(dim)
-        self.attention = Attention(dim, num_heads)
+        self.attention = SelfAttention(dim, num_heads)
         self.norm_feed_forward = nn.LayerNorm(dim)
         self.feed_forward = FeedForward(dim)
         self.dropout = nn.Dropout(dropout)
@@ -38,8 +38,7 @@ class SelfBlock(nn.Module):
         tokens: Float[Tensor, "batch time dim"],
         mask: Bool[Tensor, "batch time"] | Float[Tensor, "batch 1 1 time"] | None = None,
     ) -> Float[Tensor, "batch time dim"]:
-        normed = self.norm_attention(tokens)
-        tokens = tokens + self.dropout(self.attention(normed, normed, mask))
+        tokens = tokens + self.dropout(self.attention(self.norm_attention(tokens), mask))
         return tokens + self.dropout(self.feed_forward(self.norm_feed_forward(tokens)))
 
 
