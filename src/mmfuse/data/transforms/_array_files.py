@@ -22,7 +22,7 @@ TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "BOOL": "|b1"}
 }
 
 
-@dataclass(frozen=True)
+@dataclass
 class ArrayFile:
     """An open file, and what is wanted of it."""
 
@@ -31,6 +31,7 @@ class ArrayFile:
     key: str | None = None
     max_bytes: int | None = None
     steps: slice | None = None
+    length: int = 0  # of the first axis, before it is cut: known when it has been read
 
     def require_room(self, size: int) -> None:
         """Raise ValueError if so many bytes are too many."""
@@ -42,6 +43,7 @@ class ArrayFile:
 
     def cut(self, array: Any) -> Any:
         """The steps that are wanted of an array that had to be read whole."""
+        self.length = len(array) if array.ndim else 0
         return array if self.steps is None or not array.ndim else array[self.steps]
 
     def name_of(self, names: Sequence[str], what: str) -> str:
@@ -103,6 +105,7 @@ def read_safetensors(source: ArrayFile) -> Any:
         raise _damaged("safetensors", "its header and its length do not agree")
     source.file.seek(start + begin)
     array = _read_raw(source, end - begin, shape, np.dtype(TYPES[kind]))
+    # bfloat16 is the upper half of float32, and numpy has no such type.
     return (array.astype(np.uint32) << 16).view(np.float32) if kind == "BF16" else array
 
 
@@ -138,6 +141,7 @@ def _read_raw(source: ArrayFile, there: int, shape: tuple[int, ...], dtype: Any,
     if source.steps is not None and shape and not fortran:
         start, stop, stride = source.steps.indices(shape[0])
         if stride == 1:
+            source.length = shape[0]
             source.file.seek(start * (size // shape[0] if shape[0] else 0), 1)
             return _read_raw_all(source, (max(stop - start, 0), *shape[1:]), dtype)
     array = _read_raw_all(source, shape[::-1] if fortran else shape, dtype)

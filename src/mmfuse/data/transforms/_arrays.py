@@ -24,9 +24,7 @@ READERS = {
 PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".bin")
 
 
-def read_array(
-    value: Any, *, key: str | None = None, max_bytes: int | None = MAX_BYTES, steps: slice | None = None
-) -> Any:
+def read_array(value: Any, *, key: str | None = None, max_bytes: int | None = MAX_BYTES) -> Any:
     """The array of booleans, integers or floats that a cell holds, in the byte order of this machine.
 
     A file is judged by its header, before memory is taken for what it holds. Nothing is ever unpickled. An empty cell
@@ -37,21 +35,31 @@ def read_array(
             column of lists); or a numpy array, a tensor, a number, or nested lists of numbers.
         key: which array of an .npz or .safetensors file, or which column of a table; not needed if there is only one.
         max_bytes: largest number of bytes that may be read; None: no limit.
-        steps: only these of the first axis. Of .npy and .safetensors files nothing else is read or counted.
 
     Raises:
         ValueError: the file is missing, damaged, too large, a pickle, or of another kind; or these are no numbers.
     """
+    return read_steps(value, None, key=key, max_bytes=max_bytes)[0]
+
+
+def read_steps(
+    value: Any, steps: slice | None, *, key: str | None = None, max_bytes: int | None = MAX_BYTES
+) -> tuple[Any, int]:
+    """Some steps of an array along its first axis, and how many there are in all: see :func:`read_array`.
+
+    Of .npy and .safetensors files nothing else is read, and nothing else counts for ``max_bytes``.
+    """
     if isinstance(value, str | Path):
-        array = _read_path(Path(value), key, max_bytes, steps)
+        array, length = _read_path(Path(value), key, max_bytes, steps)
     elif isinstance(value, bytes | bytearray | memoryview):
         data = bytes(value)
-        array = _reader(data)(ArrayFile(BytesIO(data), len(data), key, max_bytes, steps))
+        source = ArrayFile(BytesIO(data), len(data), key, max_bytes, steps)
+        array, length = _reader(data)(source), source.length
     else:
-        array = _from_memory(value)
-        array = array if steps is None else array[steps]
+        whole = _from_memory(value)
+        array, length = (whole[steps] if steps and whole.ndim else whole), len(whole) if whole.ndim else 0
     require_numbers(array.dtype)
-    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("=")), length
 
 
 def to_float32(array: Any) -> Float[Tensor, "*axes"]:
@@ -60,7 +68,7 @@ def to_float32(array: Any) -> Float[Tensor, "*axes"]:
         return torch.from_numpy(np.require(array, np.float32, ["C", "W"]))
 
 
-def _read_path(path: Path, key: str | None, max_bytes: int | None, steps: slice | None) -> Any:
+def _read_path(path: Path, key: str | None, max_bytes: int | None, steps: slice | None) -> tuple[Any, int]:
     suffix = path.suffix.lower()
     if suffix in PICKLES:
         raise ValueError(
@@ -76,7 +84,8 @@ def _read_path(path: Path, key: str | None, max_bytes: int | None, steps: slice 
     with path.open("rb") as file:
         _refuse_pickle(file.read(8))
         file.seek(0)
-        return READERS[suffix](ArrayFile(file, path.stat().st_size, key, max_bytes, steps))
+        source = ArrayFile(file, path.stat().st_size, key, max_bytes, steps)
+        return READERS[suffix](source), source.length
 
 
 def _reader(data: bytes) -> Any:
