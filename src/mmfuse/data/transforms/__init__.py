@@ -5,6 +5,9 @@ from typing import Any, Protocol, runtime_checkable
 from torch import Tensor
 
 from mmfuse.data.transforms.audio import AudioTransform
+from mmfuse.data.transforms.augment import Augment
+from mmfuse.data.transforms.augment_audio import Gain, Noise, Shift
+from mmfuse.data.transforms.augment_text import TokenDropout
 from mmfuse.data.transforms.image import ImageTransform
 from mmfuse.data.transforms.text import TextTransform, train_tokenizer
 
@@ -46,8 +49,21 @@ class Transform(Protocol):
 
 TRANSFORMS = {
     "AudioTransform": AudioTransform,
+    "Augment": Augment,
     "ImageTransform": ImageTransform,
     "TextTransform": TextTransform,
 }
 
-__all__ = ["TRANSFORMS", "AudioTransform", "ImageTransform", "TextTransform", "Transform", "train_tokenizer"]
+__all__ = [
+    "TRANSFORMS",
+    "AudioTransform",
+    "Augment",
+    "Gain",
+    "ImageTransform",
+    "Noise",
+    "Shift",
+    "TextTransform",
+    "TokenDropout",
+    "Transform",
+    "train_tokenizer",
+]
