@@ -2,19 +2,23 @@
 
 from mmfuse.encoders.cnn import CNNEncoder
 from mmfuse.encoders.feature import FeatureEncoder
+from mmfuse.encoders.projection import ProjectionEncoder
 from mmfuse.encoders.skip_absent import SkipAbsent
 from mmfuse.encoders.spectrogram import SpectrogramEncoder
 from mmfuse.encoders.speech import SpeechEncoder
 from mmfuse.encoders.text import TextEncoder
+from mmfuse.encoders.transformer import TransformerEncoder
 from mmfuse.encoders.vit import ViTEncoder
 
 ENCODERS = {
     "CNNEncoder": CNNEncoder,
     "FeatureEncoder": FeatureEncoder,
+    "ProjectionEncoder": ProjectionEncoder,
     "SkipAbsent": SkipAbsent,
     "SpectrogramEncoder": SpectrogramEncoder,
     "SpeechEncoder": SpeechEncoder,
     "TextEncoder": TextEncoder,
+    "TransformerEncoder": TransformerEncoder,
     "ViTEncoder": ViTEncoder,
 }
 
@@ -22,9 +26,11 @@ __all__ = [
     "ENCODERS",
     "CNNEncoder",
     "FeatureEncoder",
+    "ProjectionEncoder",
     "SkipAbsent",
     "SpectrogramEncoder",
     "SpeechEncoder",
     "TextEncoder",
+    "TransformerEncoder",
     "ViTEncoder",
 ]

@@ -5,6 +5,8 @@ from torch import nn
 from mmfuse._checks import require_positive
 from mmfuse._record import recorded
 from mmfuse.contracts import Features, Input
+from mmfuse.data.transforms.feature import FeatureTransform
+from mmfuse.encoders._inputs import require_width, token_mask
 from mmfuse.layers.masking import masked_mean
 
 
@@ -17,6 +19,9 @@ class FeatureEncoder(nn.Module):
 
     Args:
         dim: width of the vectors.
+        sequence: read sequences from a table, not single vectors. ``forward`` takes both.
+        key: which array of a file that holds several.
+        max_steps: longer sequences are cut off when they are read.
 
     Raises:
         ValueError: in ``forward`` if the input has another shape.
@@ -24,20 +29,21 @@ class FeatureEncoder(nn.Module):
 
     pretrained = False
 
-    def __init__(self, dim: int) -> None:
+    def __init__(
+        self, dim: int, *, sequence: bool = False, key: str | None = None, max_steps: int | None = None
+    ) -> None:
         super().__init__()
         require_positive("FeatureEncoder", dim=dim)
         self.dim = dim
+        self._transform = FeatureTransform(dim, sequence=sequence, key=key, max_steps=max_steps)
 
     def forward(self, input: Input) -> Features:
-        values = input.values
-        if values.dim() not in (2, 3) or values.shape[-1] != self.dim:
-            raise ValueError(
-                f"FeatureEncoder input has shape {tuple(values.shape)}. Expected (batch, dim={self.dim}) or "
-                f"(batch, time, dim={self.dim}). Build it with the width of the features."
-            )
-        if values.dim() == 2:
-            return Features.from_pooled(values, input.present)
-        mask = input.present[:, None].expand(values.shape[:2])
-        mask = mask if input.mask is None else mask & input.mask
-        return Features(values, mask, masked_mean(values, mask))
+        require_width("FeatureEncoder", input, self.dim, name="dim")
+        if input.values.dim() == 2:
+            return Features.from_pooled(input.values, input.present)
+        mask = token_mask(input)
+        return Features(input.values, mask, masked_mean(input.values, mask))
+
+    def transform(self, train: bool = False) -> FeatureTransform:  # noqa: ARG002 (no random changes to features)
+        """From a cell or file of a table to what ``forward`` takes."""
+        return self._transform

@@ -8,6 +8,7 @@ from mmfuse.data.transforms.audio import AudioTransform
 from mmfuse.data.transforms.augment import Augment
 from mmfuse.data.transforms.augment_audio import Gain, Noise, Shift
 from mmfuse.data.transforms.augment_text import TokenDropout
+from mmfuse.data.transforms.feature import FeatureTransform
 from mmfuse.data.transforms.image import ImageTransform
 from mmfuse.data.transforms.text import TextTransform, train_tokenizer
 
@@ -50,6 +51,7 @@ class Transform(Protocol):
 TRANSFORMS = {
     "AudioTransform": AudioTransform,
     "Augment": Augment,
+    "FeatureTransform": FeatureTransform,
     "ImageTransform": ImageTransform,
     "TextTransform": TextTransform,
 }
@@ -58,6 +60,7 @@ __all__ = [
     "TRANSFORMS",
     "AudioTransform",
     "Augment",
+    "FeatureTransform",
     "Gain",
     "ImageTransform",
     "Noise",

@@ -1,0 +1,23 @@
+"""Shared by the encoders of given numbers: checks of the input, and which of its tokens are real."""
+
+from jaxtyping import Bool
+from torch import Tensor
+
+from mmfuse.contracts import Input
+
+
+def require_width(owner: str, input: Input, width: int, *, name: str = "width", vectors: bool = True) -> None:
+    """Raise ValueError unless the values are (batch, time, width), or (batch, width) where vectors are allowed."""
+    shape = tuple(input.values.shape)
+    if len(shape) not in ((2, 3) if vectors else (3,)) or shape[-1] != width:
+        expected = f"(batch, time, {name}={width})"
+        raise ValueError(
+            f"{owner} input has shape {shape}. Expected {f'(batch, {name}={width}) or ' * vectors}{expected}. "
+            "Build it with the width of the features."
+        )
+
+
+def token_mask(input: Input) -> Bool[Tensor, "batch time"]:
+    """Which steps of a sequence are real: none in a sample that lacks the modality."""
+    mask = input.present[:, None].expand(input.values.shape[:2])
+    return mask if input.mask is None else mask & input.mask
