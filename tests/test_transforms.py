@@ -5,7 +5,6 @@ import pickle
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 from PIL import Image
 
@@ -22,15 +21,6 @@ def picture(width=48, height=32):
     values[:, : width // 2, 0] = 200
     values[:, width // 2 :, 2] = 200
     return Image.fromarray(values)
-
-
-def tone(rate_hz, seconds=0.5, hz=440.0):
-    return 0.5 * np.sin(2 * np.pi * hz * np.arange(int(rate_hz * seconds)) / rate_hz)
-
-
-def peak_hz(wave, rate_hz):
-    spectrum = torch.fft.rfft(wave * torch.hann_window(len(wave))).abs()
-    return float(spectrum.argmax()) * rate_hz / len(wave)
 
 
 # images
@@ -205,73 +195,6 @@ def test_says_what_is_wrong_with_a_text():
     tokenizer.pad_token = None
     with pytest.raises(ValueError, match=r"TextTransform got a tokenizer without padding token.*Expected.*Set it"):
         TextTransform(tokenizer, 8)
-
-
-# audio
-
-
-@pytest.mark.parametrize(
-    "rate_hz, end", [(8000, "wav"), (44100, "wav"), (16000, "flac"), (22050, "ogg"), (44100, "mp3")]
-)
-def test_a_tone_keeps_its_pitch_through_files_channels_and_rates(rate_hz, end, tmp_path):
-    stereo = np.stack([tone(rate_hz), 0.2 * tone(rate_hz)], axis=1)
-    soundfile.write(tmp_path / f"a.{end}", stereo, rate_hz)
-
-    wave = AudioTransform(16000)(tmp_path / f"a.{end}")
-
-    assert (wave.dtype, wave.dim()) == (torch.float32, 1)
-    assert abs(len(wave) - 8000) < 1500  # mp3 adds some silence
-    assert abs(peak_hz(wave, 16000) - 440) < 3
-    torch.testing.assert_close(wave.mean(), torch.tensor(0.0), atol=1e-5, rtol=0)
-    torch.testing.assert_close(wave.std(correction=0), torch.tensor(1.0), atol=1e-4, rtol=0)
-
-
-def test_a_waveform_with_its_rate_is_as_good_as_a_file(tmp_path):
-    soundfile.write(tmp_path / "a.wav", tone(8000), 8000, subtype="FLOAT")
-    waveform = torch.from_numpy(tone(8000)).float()
-    transform = AudioTransform(16000, normalize=False)
-
-    expected = transform(tmp_path / "a.wav")
-
-    torch.testing.assert_close(transform((waveform, 8000)), expected)
-    torch.testing.assert_close(transform((torch.stack([waveform, waveform]), 8000)), expected)
-
-
-def test_a_constant_clip_becomes_zeros_and_a_long_one_is_cut(tmp_path):
-    transform = AudioTransform(16000, max_seconds=0.25)
-    soundfile.write(tmp_path / "a.wav", tone(16000), 16000)
-
-    constant = transform((torch.full((16000,), 0.3), 16000))
-
-    torch.testing.assert_close(constant, torch.zeros(4000), atol=1e-4, rtol=0)
-    assert len(transform(tmp_path / "a.wav")) == 4000
-    torch.testing.assert_close(transform.blank(), torch.zeros(400))
-
-
-@pytest.mark.plain
-def test_says_what_is_wrong_with_a_clip(tmp_path):
-    transform = AudioTransform(16000)
-    soundfile.write(tmp_path / "empty.wav", np.zeros(0), 16000)
-    soundfile.write(tmp_path / "short.wav", tone(8000, 0.02), 8000)
-    soundfile.write(tmp_path / "broken.wav", np.array([np.nan, np.inf] + [0.0] * 998), 16000, subtype="FLOAT")
-    (tmp_path / "no.wav").write_bytes(b"hello, I am no sound" * 20)
-    (tmp_path / "zero.wav").touch()
-
-    for value, message in [
-        (tmp_path / "empty.wav", r"clip has 0 samples \(0 ms\) at 16000 Hz\. Expected at least 400 \(25 ms\)\. Leave"),
-        (tmp_path / "short.wav", r"clip has 320 samples \(20 ms\).*Expected at least 400"),
-        (tmp_path / "broken.wav", r"2 of 1000 samples that are NaN or infinite\. Expected finite.*Write"),
-        (tmp_path / "no.wav", r"not a clip that can be read.*Expected wav, flac, mp3 or ogg\. Convert"),
-        (tmp_path / "zero.wav", r"sound file is empty \(0 bytes\)\. Expected a clip\. Copy"),
-        (tmp_path / "none.wav", r"no file '.*none\.wav'\. Expected a clip\. Check"),
-        (torch.zeros(1000), r"The clip is a Tensor\. Expected the path.*Give the sampling rate"),
-        ((torch.zeros(1000, dtype=torch.int16), 16000), r"torch\.int16, at 16000 Hz\. Expected floats.*Divide int16"),
-    ]:
-        with pytest.raises(ValueError, match=message) as caught:
-            transform(value)
-        assert len(str(caught.value)) < 300
-    with pytest.raises(ValueError, match=r"AudioTransform got rate_hz=0\. Expected a number above 0"):
-        AudioTransform(0)
 
 
 # all
