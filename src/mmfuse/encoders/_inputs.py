@@ -21,3 +21,12 @@ def token_mask(input: Input) -> Bool[Tensor, "batch time"]:
     """Which steps of a sequence are real: none in a sample that lacks the modality."""
     mask = input.present[:, None].expand(input.values.shape[:2])
     return mask if input.mask is None else mask & input.mask
+
+
+def require_row(owner: str, input: Input, width: int) -> None:
+    """Raise ValueError unless the values are the rows that a ``TabularTransform`` makes."""
+    if tuple(input.values.shape[1:]) != (width,):
+        raise ValueError(
+            f"{owner} input has shape {tuple(input.values.shape)}. Expected (batch, width={width}). "
+            "Make rows with the transform of this very encoder."
+        )

@@ -10,7 +10,9 @@ from mmfuse.data.transforms.augment_audio import Gain, Noise, Shift
 from mmfuse.data.transforms.augment_text import TokenDropout
 from mmfuse.data.transforms.feature import FeatureTransform
 from mmfuse.data.transforms.image import ImageTransform
-from mmfuse.data.transforms.text import TextTransform, train_tokenizer
+from mmfuse.data.transforms.tabular import TabularTransform
+from mmfuse.data.transforms.text import TextTransform
+from mmfuse.data.transforms.tokenizer import train_tokenizer
 
 
 @runtime_checkable
@@ -53,6 +55,7 @@ TRANSFORMS = {
     "Augment": Augment,
     "FeatureTransform": FeatureTransform,
     "ImageTransform": ImageTransform,
+    "TabularTransform": TabularTransform,
     "TextTransform": TextTransform,
 }
 
@@ -65,6 +68,7 @@ __all__ = [
     "ImageTransform",
     "Noise",
     "Shift",
+    "TabularTransform",
     "TextTransform",
     "TokenDropout",
     "Transform",
