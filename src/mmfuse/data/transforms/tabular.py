@@ -52,8 +52,9 @@ class TabularTransform:
         self.columns = (*self.numbers, *self.categories)
         statistics = np.array(list(self.numbers.values()), dtype=np.float64).reshape(-1, 2)
         self._mean, self._std = statistics[:, 0], statistics[:, 1]
-        self._codes = [
-            {category: code for code, category in enumerate(known, start=FIRST)} for known in self.categories.values()
+        self._codes: list[dict[str | None, int]] = [
+            {None: MISSING} | {category: code for code, category in enumerate(known, start=FIRST)}
+            for known in self.categories.values()
         ]
 
     def __call__(self, value: Mapping[str, Any]) -> Float[Tensor, " width"]:
@@ -87,7 +88,7 @@ class TabularTransform:
         parts = (np.nan_to_num(scaled), known, np.array(codes, dtype=np.float32).reshape(len(values), -1))
         return torch.from_numpy(np.concatenate(parts, axis=1, dtype=np.float32))
 
-    def _known(self) -> list[tuple[str, dict[Any, int]]]:
+    def _known(self) -> list[tuple[str, dict[str | None, int]]]:
         return list(zip(self.categories, self._codes, strict=True))
 
     def _column(self, index: int) -> str:
