@@ -131,7 +131,7 @@ def test_a_waveform_with_its_rate_is_as_good_as_a_file(tmp_path):
     expected = transform(tmp_path / "a.wav")
 
     for waveform in (array, read_only, array.astype(np.float64), array.tolist(), torch.from_numpy(array), [array] * 2):
-        torch.testing.assert_close(transform((waveform, 8000)), expected)
+        torch.testing.assert_close(transform((waveform, np.int64(8000))), expected)
         torch.testing.assert_close(transform({"array": waveform, "sampling_rate": 8000, "path": "a"}), expected)
     for whole in (np.int16(2**15 - 1), np.int32(2**31 - 1)):
         torch.testing.assert_close(transform(((array * whole).astype(whole.dtype), 8000)), expected, rtol=0, atol=1e-4)

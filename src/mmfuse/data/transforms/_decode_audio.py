@@ -1,9 +1,11 @@
 """Sound files, their bytes, and arrays -> one channel in float32; sizes are read from the header first."""
 
 import io
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -62,12 +64,16 @@ def decode(value: Any, limits: Limits) -> Clip:
     if hasattr(value, "get_all_samples"):  # a decoder of torchcodec, which datasets hands out
         samples = value.get_all_samples()
         value = (samples.data, samples.sample_rate)
-    if not (isinstance(value, tuple | list) and len(value) == 2 and isinstance(value[1], int | float)):
+    if not (isinstance(value, tuple | list) and len(value) == 2 and _is_rate(value[1])):
         raise ValueError(
             f"The clip is a {type(value).__name__}. Expected {FORMS}. "
             "Give the sampling rate with the waveform: (array, 16000)."
         )
-    return _from_array(value[0], int(value[1]), limits)
+    return _from_array(value[0], round(float(value[1])), limits)
+
+
+def _is_rate(number: Any) -> bool:
+    return isinstance(number, Real) and math.isfinite(number)
 
 
 def _from_mapping(cell: Mapping[str, Any]) -> Any:

@@ -23,8 +23,8 @@ class Gain:
 
     after = True
 
-    def __init__(self, db: float) -> None:
-        require_not_negative("Gain", db=db)
+    def __init__(self, db: int | float) -> None:
+        require_not_negative("Gain", db=float(db))
         self.db = db
 
     def __call__(self, wave: Float[Tensor, " time"]) -> Float[Tensor, " time"]:
@@ -43,7 +43,7 @@ class Noise:
         high_db: largest ratio.
     """
 
-    def __init__(self, low_db: float, high_db: float) -> None:
+    def __init__(self, low_db: int | float, high_db: int | float) -> None:
         if not low_db <= high_db:
             raise ValueError(
                 f"Noise got low_db={low_db} and high_db={high_db}. Expected low_db at most high_db, the clearer end. "
@@ -64,7 +64,7 @@ class Shift:
         share: largest shift, as a share of the clip.
     """
 
-    def __init__(self, share: float) -> None:
+    def __init__(self, share: int | float) -> None:
         require_share("Shift", share=share)
         self.share = share
 
@@ -78,5 +78,5 @@ class Shift:
         return moved
 
 
-def _uniform(low: float, high: float) -> float:
+def _uniform(low: int | float, high: int | float) -> float:
     return low + (high - low) * float(torch.rand(()))

@@ -1,45 +1,58 @@
-"""Strings -> token ids, and a tokenizer trained without any download."""
+"""Strings -> token ids, in one segment or two."""
 
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from mmfuse._checks import require_positive
 from mmfuse._record import recorded
-
-SPECIAL = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"} | {
-    "mask_token": "[MASK]"
-}
 
 
 @recorded
 class TextTransform:
-    """Split a text into the ids of a tokenizer, special tokens included; what is too long is cut off at the end.
+    """Split a text, or a pair of texts, into the ids of a tokenizer, special tokens included.
+
+    What is too long is cut off at the end (at the start if the tokenizer says ``truncation_side="left"``); of two
+    texts the longer one is cut first, down to the length of the other, then both. ``batch`` counts what is cut.
+
+    Every string is a text: also an empty one, one of unknown letters, and half a surrogate pair, which counts as
+    U+FFFD. Bytes are read as UTF-8.
 
     Args:
         tokenizer: a tokenizer of transformers with a padding token.
         max_length: largest number of ids, special tokens included; what the tokenizer says if None.
+        truncate: cut what is longer; False: it is refused.
+        columns: one column to read instead of that of the modality, or two, such as ``("premise", "hypothesis")``:
+            then a value maps them to texts, and the ids are those of ``[CLS] a [SEP] b [SEP]``, as the tokenizer
+            joins pairs. A second text of None leaves the first alone; a first one counts as empty.
 
     Raises:
-        ValueError: for what is not a string; for a tokenizer without padding token.
+        ValueError: for what is not a string or UTF-8; for a text that is too long, if it is not to be cut; for a
+            tokenizer without padding token.
     """
 
     takes_path = False
     random = False
 
-    def __init__(self, tokenizer: Any, max_length: int | None = None) -> None:
+    def __init__(
+        self, tokenizer: Any, max_length: int | None = None, *, truncate: bool = True, columns: Sequence[str] = ()
+    ) -> None:
         if tokenizer.pad_token_id is None:
             raise ValueError(
                 "TextTransform got a tokenizer without padding token. Expected one that can fill a batch up. "
                 "Set it with tokenizer.pad_token = '[PAD]' (or tokenizer.eos_token)."
             )
+        require_columns("TextTransform", columns)
         self.tokenizer = tokenizer
+        self.truncate = truncate
+        if columns:
+            self.columns = tuple(columns)
+        self._pair = len(columns) == 2
         # A tokenizer without a limit says 1e30, which its own code cannot count to.
         self.max_length = min(int(tokenizer.model_max_length if max_length is None else max_length), 2**31 - 1)
-        if self.max_length <= (special := tokenizer.num_special_tokens_to_add()):
+        if self.max_length <= (special := tokenizer.num_special_tokens_to_add(pair=self._pair)):
             raise ValueError(
                 f"TextTransform got max_length={self.max_length}, but {special} special tokens stand in every text. "
                 "Expected room for words beside them. Choose a larger max_length."
@@ -47,62 +60,112 @@ class TextTransform:
         self.padding = int(tokenizer.pad_token_id)
 
     def __call__(self, value: Any) -> Int[Tensor, " time"]:
-        if not isinstance(value, str):
-            raise ValueError(
-                f"The text is a {type(value).__name__}: {value!r}. Expected a string. "
-                "Read the column as text, and leave the cell empty (None) where there is none."
-            )
-        ids = self.tokenizer(value, truncation=True, max_length=self.max_length)["input_ids"]
-        return torch.tensor(ids or [self.padding], dtype=torch.int64)
+        return self.batch([value])[0][0]
+
+    def batch(self, values: Sequence[Any]) -> tuple[list[Tensor], list[int]]:
+        """All texts of a batch, in one call of the tokenizer, and how many ids each has lost."""
+        texts = [self._texts(value) for value in values]
+        made: list[tuple[list[int], int]] = [([], 0)] * len(texts)
+        for paired in (False, True):
+            rows = [row for row, text in enumerate(texts) if (len(text) == 2) == paired]
+            for row, ids in zip(rows, self._encode([texts[row] for row in rows]), strict=True):
+                made[row] = ids
+        # A tokenizer without special tokens makes nothing of an empty text.
+        return [torch.tensor(ids or [self.padding], dtype=torch.int64) for ids, _ in made], [lost for _, lost in made]
 
     def blank(self) -> Int[Tensor, " time"]:
         """What stands in for an absent text."""
         return torch.tensor([self.padding], dtype=torch.int64)
 
+    def _texts(self, value: Any) -> tuple[str, ...]:
+        """The segments: one or two."""
+        if not hasattr(self, "columns"):
+            return (as_text(value),)
+        if not isinstance(value, Mapping) or (missing := [name for name in self.columns if name not in value]):
+            got = f"no {missing}" if isinstance(value, Mapping) else f"a {type(value).__name__}"
+            raise ValueError(
+                f"The text is {got}. Expected a mapping with the columns {list(self.columns)}. "
+                "Leave a column that has no text empty (None)."
+            )
+        first, *second = (value[name] for name in self.columns)
+        return (as_text("" if first is None else first), *(as_text(text) for text in second if text is not None))
 
-def train_tokenizer(texts: Iterable[str | None], vocab_size: int = 4000, *, max_length: int = 512) -> Any:
-    """A WordPiece tokenizer in the manner of BERT, lower case, learnt from ``texts``; the same for the same texts.
+    def _encode(self, texts: Sequence[tuple[str, ...]]) -> list[tuple[list[int], int]]:
+        """The ids of texts that all have one segment, or all have two, and how many each has lost."""
+        if not texts:
+            return []
+        made = self.tokenizer(
+            *map(list, zip(*texts, strict=True)),
+            truncation=False,
+            padding=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,  # it would complain of long texts that we are about to cut
+        )
+        return [
+            (ids, 0) if len(ids) <= self.max_length else self._cut(ids, made.sequence_ids(row))
+            for row, ids in enumerate(made["input_ids"])
+        ]
 
-    Devlin et al., 2019, https://arxiv.org/abs/1810.04805
-
-    Args:
-        texts: what to learn from; None, an absent text, is passed over.
-        vocab_size: largest number of ids, except that every letter gets one; fewer if the texts do not hold so many.
-        max_length: ``model_max_length`` of the tokenizer.
-    """
-    from tokenizers import decoders, models, processors
-    from transformers import PreTrainedTokenizerFast
-
-    require_positive("train_tokenizer", vocab_size=vocab_size - len(SPECIAL))
-    vocabulary = _learn_pieces([text for text in texts if text is not None], vocab_size)
-    tokenizer = _bert_tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
-    tokenizer.decoder = decoders.WordPiece()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[(name, vocabulary[name]) for name in ("[CLS]", "[SEP]")],
-    )
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=max_length, **SPECIAL)
-
-
-def _learn_pieces(texts: list[str], vocab_size: int) -> dict[str, int]:
-    """The vocabulary. The trainer numbers inner letters in the order of a random hash; given first, they are sorted."""
-    from tokenizers import models, trainers
-
-    tokenizer = _bert_tokenizer(models.WordPiece(unk_token="[UNK]"))
-    normal = [tokenizer.normalizer.normalize_str(text) for text in texts]
-    words = {word for text in normal for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(text)}
-    inner = sorted({f"##{letter}" for word in words for letter in word[1:]})
-    first = [*SPECIAL.values(), *inner]
-    trainer = trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=first, show_progress=False)
-    tokenizer.train_from_iterator(texts, trainer)
-    return dict(sorted(tokenizer.get_vocab().items(), key=lambda item: item[1]))
+    def _cut(self, ids: list[int], segments: list[int | None]) -> tuple[list[int], int]:
+        """What fits of a text: as the tokenizer would cut it, but with one call for all texts."""
+        if not self.truncate:
+            raise ValueError(
+                f"The text has {len(ids)} tokens. Expected at most {self.max_length}, as truncate=False. "
+                "Set truncate=True to have it cut and counted, or a larger max_length, or shorten the text."
+            )
+        first, second = segments.count(0), segments.count(1)
+        room = self.max_length - (len(ids) - first - second)
+        keep = _shares(first, second, room)
+        chosen: list[int] = []
+        seen = [0, 0]
+        left = self.tokenizer.truncation_side == "left"
+        skip = [(first - keep[0]) * left, (second - keep[1]) * left]
+        for token, segment in zip(ids, segments, strict=True):
+            if segment is not None:
+                seen[segment] += 1
+                if not skip[segment] < seen[segment] <= skip[segment] + keep[segment]:
+                    continue
+            chosen.append(token)
+        return chosen, len(ids) - len(chosen)
 
 
-def _bert_tokenizer(model: Any) -> Any:
-    from tokenizers import Tokenizer, normalizers, pre_tokenizers
+def require_columns(owner: str, columns: Sequence[str]) -> None:
+    """Raise ValueError unless there are at most two different names."""
+    if isinstance(columns, str) or len(columns) > 2 or len(set(columns)) != len(columns):
+        raise ValueError(
+            f"{owner} got columns={columns!r}. Expected the name of one column, or of two different ones, in a tuple. "
+            "Join more texts into one column first."
+        )
 
-    tokenizer = Tokenizer(model)
-    tokenizer.normalizer = normalizers.BertNormalizer()
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    return tokenizer
+
+def as_text(value: Any) -> str:
+    """A cell as a string that every tokenizer takes; ValueError if it is not text."""
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"The text is bytes that are not UTF-8 ({error.reason} at byte {error.start}). Expected UTF-8. "
+                "Decode it with the encoding that it was written in."
+            ) from None
+    if not isinstance(value, str):
+        raise ValueError(
+            f"The text is a {type(value).__name__}: {value!r:.80}. Expected a string. "
+            "Read the column as text, and leave the cell empty (None) where there is none."
+        )
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # half a surrogate pair; two halves become the letter that they stand for
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return value
+
+
+def _shares(first: int, second: int, room: int) -> tuple[int, int]:
+    """How many ids of two segments stay: the longer one is cut to what is left, both if neither leaves enough."""
+    short, long = min(first, second), max(first, second)
+    if short + long > room:
+        long = max(short, room - short)
+    if short + long > room:
+        short, long = room // 2, room - room // 2
+    return (short, long) if first <= second else (long, short)
