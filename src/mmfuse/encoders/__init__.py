@@ -4,6 +4,9 @@ from mmfuse.encoders.cnn import CNNEncoder
 from mmfuse.encoders.feature import FeatureEncoder
 from mmfuse.encoders.ft_transformer import FTTransformerEncoder
 from mmfuse.encoders.projection import ProjectionEncoder
+from mmfuse.encoders.series import SeriesEncoder
+from mmfuse.encoders.series_conv import TemporalConvEncoder
+from mmfuse.encoders.series_patch import PatchSeriesEncoder
 from mmfuse.encoders.skip_absent import SkipAbsent
 from mmfuse.encoders.spectrogram import SpectrogramEncoder
 from mmfuse.encoders.speech import SpeechEncoder
@@ -16,11 +19,14 @@ ENCODERS = {
     "CNNEncoder": CNNEncoder,
     "FTTransformerEncoder": FTTransformerEncoder,
     "FeatureEncoder": FeatureEncoder,
+    "PatchSeriesEncoder": PatchSeriesEncoder,
     "ProjectionEncoder": ProjectionEncoder,
+    "SeriesEncoder": SeriesEncoder,
     "SkipAbsent": SkipAbsent,
     "SpectrogramEncoder": SpectrogramEncoder,
     "SpeechEncoder": SpeechEncoder,
     "TabularEncoder": TabularEncoder,
+    "TemporalConvEncoder": TemporalConvEncoder,
     "TextEncoder": TextEncoder,
     "TransformerEncoder": TransformerEncoder,
     "ViTEncoder": ViTEncoder,
@@ -31,11 +37,14 @@ __all__ = [
     "CNNEncoder",
     "FTTransformerEncoder",
     "FeatureEncoder",
+    "PatchSeriesEncoder",
     "ProjectionEncoder",
+    "SeriesEncoder",
     "SkipAbsent",
     "SpectrogramEncoder",
     "SpeechEncoder",
     "TabularEncoder",
+    "TemporalConvEncoder",
     "TextEncoder",
     "TransformerEncoder",
     "ViTEncoder",

@@ -1,5 +1,7 @@
 """GRU and LSTM over padded sequences: every sample as if it stood alone, without packing."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -61,6 +63,11 @@ class Recurrent(nn.Module):
         )
         self.dropout = nn.Dropout(dropout)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights."""
+        return next(self.parameters()).dtype
+
     def forward(
         self, tokens: Float[Tensor, "batch time width"], mask: Bool[Tensor, "batch time"]
     ) -> tuple[Float[Tensor, "batch time dim"], Float[Tensor, "batch dim"]]:
@@ -68,7 +75,8 @@ class Recurrent(nn.Module):
         real, count = mask[..., None], mask.sum(dim=1)
         orders = [_order(mask, backward=False), _order(mask, backward=True)]
         tokens = torch.where(real, tokens, 0.0)
-        for depth, layer in enumerate(self.layers):
+        layers: Any = self.layers  # of cells, one a direction
+        for depth, layer in enumerate(layers):
             tokens = self.dropout(tokens) if depth else tokens
             ways = [self._run(cell, tokens, order, count) for cell, order in zip(layer, orders, strict=False)]
             tokens = torch.where(real, torch.cat([steps for steps, _ in ways], dim=-1), 0.0)
@@ -97,16 +105,15 @@ class _Cell(nn.Module):
         self.weight_hidden = nn.Parameter(torch.empty(rows, hidden))
         self.bias_input = nn.Parameter(torch.zeros(rows))
         self.bias_hidden = nn.Parameter(torch.zeros(rows))
-        for weight, into in zip(
-            self.weight_input.chunk(GATES[cell]), self.weight_hidden.chunk(GATES[cell]), strict=True
-        ):
-            nn.init.xavier_uniform_(weight.data)
-            nn.init.orthogonal_(into.data)
+        for gate in range(GATES[cell]):
+            mine = slice(gate * hidden, (gate + 1) * hidden)
+            nn.init.xavier_uniform_(self.weight_input.data[mine])
+            nn.init.orthogonal_(self.weight_hidden.data[mine])
         if cell == "lstm":  # in the order of torch: input, forget, cell, output
             nn.init.ones_(self.bias_input.data[hidden : 2 * hidden])
 
     def forward(self, tokens: Float[Tensor, "batch time width"]) -> Float[Tensor, "batch time hidden"]:
-        weights = [self.weight_input, self.weight_hidden, self.bias_input, self.bias_hidden]
+        weights: list[Tensor] = [self.weight_input, self.weight_hidden, self.bias_input, self.bias_hidden]
         # The functions under nn.GRU and nn.LSTM: torch.compile refuses the modules.
         with torch.autocast(tokens.device.type, enabled=False):
             tokens = tokens.to(self.weight_input.dtype)

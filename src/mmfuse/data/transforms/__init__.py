@@ -10,6 +10,7 @@ from mmfuse.data.transforms.augment_audio import Gain, Noise, Shift
 from mmfuse.data.transforms.augment_text import TokenDropout
 from mmfuse.data.transforms.feature import FeatureTransform
 from mmfuse.data.transforms.image import ImageTransform
+from mmfuse.data.transforms.series import SeriesTransform
 from mmfuse.data.transforms.tabular import TabularTransform
 from mmfuse.data.transforms.text import TextTransform
 from mmfuse.data.transforms.tokenizer import train_tokenizer
@@ -55,6 +56,7 @@ TRANSFORMS = {
     "Augment": Augment,
     "FeatureTransform": FeatureTransform,
     "ImageTransform": ImageTransform,
+    "SeriesTransform": SeriesTransform,
     "TabularTransform": TabularTransform,
     "TextTransform": TextTransform,
 }
@@ -67,6 +69,7 @@ __all__ = [
     "Gain",
     "ImageTransform",
     "Noise",
+    "SeriesTransform",
     "Shift",
     "TabularTransform",
     "TextTransform",

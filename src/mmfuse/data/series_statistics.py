@@ -1,0 +1,102 @@
+"""What the encoder of a series has to know of the training data: channels, their means and standard deviations."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from mmfuse._checks import require_known_names
+from mmfuse.data.errors import DataError
+from mmfuse.data.table import Table
+from mmfuse.data.transforms._arrays import MAX_BYTES
+from mmfuse.data.transforms._series_cells import read_series
+from mmfuse.data.transforms.series import SeriesTransform
+
+READING = ("times", "rate_hz", "max_gap_s", "gaps", "max_steps", "max_bytes")
+
+
+def series_statistics(table: Table, column: str, *, reading: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The keywords by which an encoder standardises a series: of the training table, never of the test data::
+
+        SeriesEncoder(64, **series_statistics(train, "inertial", reading={"gaps": "keep"}))
+
+    Means and standard deviations are over all observed steps of all series, in float64, each file read once. Missing
+    values and empty cells count for nothing; a channel that is constant or never observed gets the deviation 1. Where
+    the steps are uneven, the last number is that of the logarithm of the seconds between two steps.
+
+    Args:
+        table: the training table.
+        column: its series.
+        reading: the keywords of :class:`SeriesTransform` that say how a cell is read: ``times``, ``rate_hz``,
+            ``max_gap_s``, ``gaps``, ``max_steps`` and ``max_bytes``. They are among the results.
+
+    Raises:
+        DataError: the column is empty, or a cell is no such series; the message names the line.
+    """
+    table.require_column(column)
+    reading = dict(reading or {})
+    require_known_names("series_statistics(reading=...)", reading, READING, "keyword")
+    rows = [row for row in range(len(table)) if table.cell(row, column) is not None]
+    if not rows:
+        raise DataError(f"{table.name}: column {column!r} has no series. Expected at least one. Fill some cells.")
+    transform = SeriesTransform(_count_channels(table, rows[0], column, reading), **reading)
+    parts = [_Sums(transform.channels), _Sums(1)] if transform.uneven else [_Sums(transform.channels)]
+    for row in rows:
+        with _named(table, row, column):
+            channels, seconds = transform.steps(_value(table, row, column))
+        steps = [channels] if seconds is None else [channels, np.log(np.diff(seconds))[:, None]]
+        for sums, numbers in zip(parts, steps, strict=True):
+            sums.add(numbers)
+    found: dict[str, Any] = {
+        "channels": transform.channels,
+        "mean": [number for sums in parts for number in sums.mean.tolist()],
+        "std": [number for sums in parts for number in sums.std().tolist()],
+    }
+    return found | ({"reading": reading} if reading else {})
+
+
+class _Sums:
+    """Count, mean and sum of squared differences of each channel (Chan et al., 1979): nothing cancels out."""
+
+    def __init__(self, channels: int) -> None:
+        self.count, self.mean, self.squares = np.zeros((3, channels))
+
+    def add(self, numbers: Any) -> None:
+        """Take in the steps of a series ``(time, channel)``; NaN is none."""
+        seen = ~np.isnan(numbers)
+        count = seen.sum(axis=0)
+        total = self.count + count
+        share = count / np.maximum(total, 1)
+        mean = np.where(seen, numbers, 0.0).sum(axis=0) / np.maximum(count, 1)
+        apart = mean - self.mean
+        squares = np.where(seen, np.square(numbers - mean), 0.0).sum(axis=0)
+        self.squares = self.squares + squares + apart**2 * self.count * share
+        self.mean = self.mean + apart * share
+        self.count = total
+
+    def std(self) -> Any:
+        """1 for a constant, which rounding may have moved a little."""
+        std = np.sqrt(self.squares / np.maximum(self.count, 1))
+        return np.where(std > 1e-12 * np.abs(self.mean), std, 1.0)
+
+
+def _count_channels(table: Table, row: int, column: str, reading: Mapping[str, Any]) -> int:
+    with _named(table, row, column):
+        value = _value(table, row, column)
+        return read_series(value, reading.get("times"), reading.get("max_bytes", MAX_BYTES))[0].shape[1] or 1
+
+
+def _value(table: Table, row: int, column: str) -> Any:
+    cell = table.cell(row, column)
+    return table.path(cell) if isinstance(cell, str) else cell
+
+
+@contextmanager
+def _named(table: Table, row: int, column: str) -> Iterator[None]:
+    """Adds the line and the column to what is wrong with a cell."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        where = f"{table.name} line {table.line(row)}, column {column!r}, {str(table.cell(row, column))[:80]!r}"
+        raise DataError(f"{where}: {error} Mend or empty the cell.") from error

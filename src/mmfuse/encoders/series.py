@@ -1,0 +1,78 @@
+"""Time series through a GRU or an LSTM: (batch, time, width) -> Features."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from mmfuse._record import recorded
+from mmfuse.contracts import Features, Input
+from mmfuse.data.transforms.series import SeriesTransform
+from mmfuse.encoders._series import real_steps, series_transform
+from mmfuse.layers.recurrent import Recurrent
+
+
+@recorded
+class SeriesEncoder(nn.Module):
+    """GRU (Cho et al., 2014, https://arxiv.org/abs/1406.1078) or LSTM (Hochreiter and Schmidhuber, 1997) on a series.
+
+    A token is the state at a step; the pooled vector is the state at the last real step, and that of the backward
+    direction at the first. It equals packed sequences, and neither padding nor other samples change it. It is made
+    from the training table, so that the statistics of the training data are saved with the model::
+
+        SeriesEncoder(64, **series_statistics(train, "inertial"))
+
+    Under ``torch.compile`` and ``torch.export`` the number of steps is fixed, as
+    :class:`~mmfuse.layers.recurrent.Recurrent` says; ``TemporalConvEncoder`` and ``PatchSeriesEncoder`` have no such
+    limit.
+
+    Args:
+        dim: width of the tokens.
+        channels: how many channels a series has.
+        mean: of each channel in the training data, as ``SeriesTransform`` takes it.
+        std: their standard deviations.
+        reading: the keywords of ``SeriesTransform`` that say how a cell is read, such as ``{"gaps": "keep"}``.
+        cell: "gru" or "lstm".
+        num_layers: layers of cells.
+        bidirectional: read from both ends; ``dim`` must be even.
+        dropout: between the layers, in training.
+
+    Raises:
+        ValueError: if a number does not fit; in ``forward`` if the input is not what ``transform`` makes.
+    """
+
+    pretrained = False
+
+    def __init__(  # noqa: PLR0913  channels, mean, std and reading come together from series_statistics
+        self,
+        dim: int,
+        *,
+        channels: int,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        reading: Mapping[str, Any] | None = None,
+        cell: str = "gru",
+        num_layers: int = 1,
+        bidirectional: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.dim = dim
+        self._transform = series_transform("SeriesEncoder", channels, mean, std, reading)
+        self.recurrent = Recurrent(
+            self._transform.width,
+            dim,
+            cell=cell,
+            num_layers=num_layers,
+            bidirectional=bidirectional,
+            dropout=dropout,
+        )
+
+    def forward(self, input: Input) -> Features:
+        tokens, mask = real_steps("SeriesEncoder", input, self._transform.width, self.recurrent.dtype)
+        tokens, pooled = self.recurrent(tokens, mask)
+        return Features(tokens, mask, pooled)
+
+    def transform(self, train: bool = False) -> SeriesTransform:  # noqa: ARG002 (see Augment for random changes)
+        """From a cell of a table to what ``forward`` takes, with the statistics of the training data."""
+        return self._transform
