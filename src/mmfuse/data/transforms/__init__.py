@@ -7,6 +7,7 @@ from torch import Tensor
 from mmfuse.data.transforms.audio import AudioTransform
 from mmfuse.data.transforms.augment import Augment
 from mmfuse.data.transforms.augment_audio import Gain, Noise, Shift
+from mmfuse.data.transforms.augment_series import Crop, Jitter, Scaling
 from mmfuse.data.transforms.augment_text import TokenDropout
 from mmfuse.data.transforms.feature import FeatureTransform
 from mmfuse.data.transforms.image import ImageTransform
@@ -14,6 +15,7 @@ from mmfuse.data.transforms.series import SeriesTransform
 from mmfuse.data.transforms.tabular import TabularTransform
 from mmfuse.data.transforms.text import TextTransform
 from mmfuse.data.transforms.tokenizer import train_tokenizer
+from mmfuse.data.transforms.video import VideoTransform
 
 
 @runtime_checkable
@@ -59,21 +61,26 @@ TRANSFORMS = {
     "SeriesTransform": SeriesTransform,
     "TabularTransform": TabularTransform,
     "TextTransform": TextTransform,
+    "VideoTransform": VideoTransform,
 }
 
 __all__ = [
     "TRANSFORMS",
     "AudioTransform",
     "Augment",
+    "Crop",
     "FeatureTransform",
     "Gain",
     "ImageTransform",
+    "Jitter",
     "Noise",
+    "Scaling",
     "SeriesTransform",
     "Shift",
     "TabularTransform",
     "TextTransform",
     "TokenDropout",
     "Transform",
+    "VideoTransform",
     "train_tokenizer",
 ]
