@@ -1,14 +1,22 @@
 """Samples into a batch: padded, masked, absent modalities and unknown labels filled in."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from mmfuse.contracts import Batch, Input, Target
-from mmfuse.data.dataset import Sample
 from mmfuse.data.transforms import Transform
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One row: a tensor for each modality and task, None where it is absent or unknown."""
+
+    inputs: Mapping[str, Tensor | None]
+    targets: Mapping[str, Tensor | None]
 
 
 def collate(samples: Sequence[Sample], transforms: Mapping[str, Transform], blanks: Mapping[str, Tensor]) -> Batch:
@@ -23,12 +31,13 @@ def collate(samples: Sequence[Sample], transforms: Mapping[str, Transform], blan
         blanks: for each task, what stands in for an unknown label: ``{name: task.blank()}``.
     """
     return Batch(
-        inputs={name: _input([s.inputs.get(name) for s in samples], t) for name, t in transforms.items()},
-        targets={name: _target([s.targets.get(name) for s in samples], blank) for name, blank in blanks.items()},
+        inputs={name: make_input([s.inputs.get(name) for s in samples], t) for name, t in transforms.items()},
+        targets={name: make_target([s.targets.get(name) for s in samples], blank) for name, blank in blanks.items()},
     )
 
 
-def _input(values: list[Tensor | None], transform: Transform) -> Input:
+def make_input(values: Sequence[Tensor | None], transform: Transform) -> Input:
+    """One modality of some samples, None where it is absent."""
     present = torch.tensor([value is not None for value in values])
     blank = transform.blank()
     filled = [blank if value is None else value for value in values]
@@ -39,6 +48,14 @@ def _input(values: list[Tensor | None], transform: Transform) -> Input:
     return Input(padded, present, torch.arange(padded.shape[1]) < lengths[:, None])
 
 
-def _target(values: list[Tensor | None], blank: Tensor) -> Target:
+def make_whole_input(values: Tensor, transform: Transform) -> Input:
+    """One modality that all samples have, all of one length, as one tensor already."""
+    present = torch.ones(len(values), dtype=torch.bool)
+    mask = None if transform.padding is None else torch.ones(values.shape[:2], dtype=torch.bool)
+    return Input(values, present, mask)
+
+
+def make_target(values: Sequence[Tensor | None], blank: Tensor) -> Target:
+    """The labels of one task, None where they are unknown."""
     known = torch.tensor([value is not None for value in values])
     return Target(torch.stack([blank if value is None else value for value in values]), known)

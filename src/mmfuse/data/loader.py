@@ -1,24 +1,28 @@
 """Batches of a table, in an order that is a function of the seed and the epoch."""
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from mmfuse._checks import require_known_names, require_positive
 from mmfuse.contracts import Batch
-from mmfuse.data.collate import collate
-from mmfuse.data.dataset import Sample, TableDataset
+from mmfuse.data.batches import BatchDataset
+from mmfuse.data.dataset import TableDataset
 from mmfuse.data.errors import DataError
+from mmfuse.data.mixup import Mixup
+from mmfuse.data.report import Read
+from mmfuse.data.samples import SampleDataset
 from mmfuse.data.table import Table
+from mmfuse.data.trainable import require_trainable
 from mmfuse.data.transforms import Transform
+from mmfuse.data.worker import Flight
 
 
 def load_batches(  # noqa: PLR0913  flat keywords, as of torch's DataLoader
-    table: Table,
+    table: Table | Dataset,
     model: Any,
     *,
     train: bool = False,
@@ -26,135 +30,186 @@ def load_batches(  # noqa: PLR0913  flat keywords, as of torch's DataLoader
     workers: int = 0,
     seed: int = 0,
     on_error: str = "raise",
+    max_errors: float | None = None,
+    check_finite: bool = True,
     cache: bool = False,
     transforms: Mapping[str, Transform] | None = None,
+    mix: Mixup | None = None,
+    timeout: float = 300.0,
 ) -> "Loader":
     """Batches of a table for a model: its encoders say how to read, its tasks what the labels mean.
 
     Args:
-        table: from :func:`read_table`. A modality or label is read from the column of its name.
+        table: from :func:`read_table`: a modality or label is read from the column of its name. Or any torch
+            ``Dataset`` of :class:`Sample`, with tensors as the encoders take them.
         model: a ``MultimodalModel`` (or anything with ``encoders`` and ``tasks``).
-        train: shuffle in every epoch, augment where the transforms do, and ask for a column for every task.
+        train: shuffle in every epoch, augment where the transforms do, and ask for labels and modalities to learn from.
         batch_size: samples in a batch; the last one may be smaller.
         workers: processes that read beside the main one.
-        seed: of order and augmentation.
-        on_error: ``"raise"``, or ``"absent"``: an unreadable file makes its modality absent, and is counted.
+        seed: of order, augmentation and mixing.
+        on_error: what a cell that cannot be read does: ``"raise"``; ``"absent"`` makes its modality absent; ``"skip"``
+            makes the row count for nothing, so that every epoch keeps its number of batches. Both are counted.
+        max_errors: largest share of rows with such a cell, at least one row; None: 1 % with ``"skip"``, else no limit.
+        check_finite: a NaN or an infinity in an input cannot be read either.
         cache: keep what was read in memory, for tables whose rows share files.
         transforms: instead of the encoders' own, for some modalities.
+        mix: mixes the samples of each batch; only to train.
+        timeout: longest time to wait for a batch of the workers, in seconds; 0: for ever.
     """
     transforms = dict(transforms or {})
     require_known_names("load_batches(transforms=...)", transforms, model.encoders, "modality")
     chosen = {name: transforms.get(name) or encoder.transform(train) for name, encoder in model.encoders.items()}
-    if train:
-        for name in model.tasks:
-            if all(cell is None for cell in table.column(name)):
-                raise DataError(f"{table.name}: column {name!r} has no label. Expected at least one to train on.")
-    dataset = TableDataset(table, chosen, model.tasks, on_error=on_error, cache=cache, seed=seed)
-    return Loader(dataset, model.tasks, batch_size=batch_size, shuffle=train, workers=workers, seed=seed)
+    errors: Any = {"on_error": on_error, "max_errors": max_errors, "check_finite": check_finite, "seed": seed}
+    dataset: BatchDataset
+    if isinstance(table, Table):
+        if train:
+            for name in model.tasks:
+                table.require_column(name)
+        dataset = TableDataset(table, chosen, model.tasks, cache=cache, **errors)
+        if train:
+            require_trainable(dataset)
+    else:
+        dataset = SampleDataset(table, chosen, model.tasks, **errors)
+    if mix is not None and not train:
+        raise ValueError("load_batches got mix without train=True. Expected to mix only what is trained on. Leave it.")
+    return Loader(dataset, batch_size=batch_size, shuffle=train, workers=workers, seed=seed, mix=mix, timeout=timeout)
 
 
 class Loader:
     """Iterates over the batches of a dataset; each pass is the next epoch, with an order of its own if shuffled.
 
-    ``epoch`` is the epoch of the next pass; set it to go on from there.
+    ``epoch`` is the epoch of the next pass; set it to go on from there. ``dataset.report`` says what could not be
+    read. A worker that dies, or gives nothing for ``timeout`` seconds, ends the pass with a ``DataError`` that names
+    the rows it was reading.
     """
 
     def __init__(
         self,
-        dataset: TableDataset,
-        tasks: Mapping[str, Any] | nn.ModuleDict,
+        dataset: BatchDataset,
         *,
         batch_size: int = 32,
         shuffle: bool = False,
         workers: int = 0,
         seed: int = 0,
+        mix: Mixup | None = None,
+        timeout: float = 300.0,
     ) -> None:
         require_positive("Loader", batch_size=batch_size)
+        if not len(dataset):
+            raise DataError(f"{dataset.name} has no rows. Expected at least one. Is it the right file, or split?")
+        if mix is not None:
+            mix.require_tasks(dataset.tasks)
         self.dataset = dataset
         self.shuffled = shuffle
         self.epoch = 0
-        blanks: dict[str, Tensor] = {name: task.blank() for name, task in tasks.items()}  # type: ignore[operator]
-        self._order = _Order(len(dataset), shuffle=shuffle, seed=seed)
-        self._loader = DataLoader(
-            _ErrorsAsSamples(dataset),
-            batch_size=batch_size,
-            sampler=self._order,
-            num_workers=workers,
-            collate_fn=_Collate(dataset.transforms, blanks),
-            pin_memory=torch.cuda.is_available(),
-            persistent_workers=workers > 0,
-            generator=torch.Generator().manual_seed(seed),  # iter() would draw from the global one
-        )
+        self._mix = mix
+        self._seed = seed
+        self._order = _Order(len(dataset), batch_size, shuffle=shuffle, seed=seed)
+        self._settings: dict[str, Any] = {"num_workers": workers, "persistent_workers": workers > 0}
+        self._timeout = timeout
+        self._start()
 
     def __len__(self) -> int:
-        return len(self._loader)
+        return len(self._order)
 
     def __iter__(self) -> Iterator[Batch]:
-        self._order.epoch = self.epoch
+        epoch = self.epoch
         self.epoch += 1
-        for batch in self._loader:
-            if isinstance(batch, DataError):
-                raise batch
+        for number, read in enumerate(self._reads(epoch)):
+            if isinstance(read, DataError):
+                raise read
+            batch = self.dataset.accept(read)
+            if self._mix is not None:
+                batch = self._mix(batch, self.dataset.tasks, self.dataset.transforms, (self._seed, epoch, number))
             yield batch
+
+    def _start(self) -> None:
+        workers = self._settings["num_workers"]
+        self._flight = Flight(workers, self._order.batch_size, self.dataset.place) if workers else None
+        self._loader = DataLoader(
+            _Reader(self.dataset, self._flight),
+            batch_sampler=self._order,
+            collate_fn=_as_it_is,
+            pin_memory=torch.cuda.is_available(),
+            timeout=self._timeout if workers else 0,
+            generator=torch.Generator().manual_seed(self._seed),  # iter() would draw from the global one
+            **self._settings,
+        )
+
+    def _reads(self, epoch: int) -> Iterator[Read | DataError]:
+        self._order.epoch = epoch
+        if self._flight is None:
+            yield from self._loader
+            return
+        if self._flight.broken:
+            self._start()
+        flight, message = self._flight, ""
+        try:
+            yield from self._watched(flight)
+        except RuntimeError as error:
+            message = flight.explain(error, self._timeout)
+        if message:  # not in the except: the error would keep the workers alive
+            flight.stop()
+            self._start()
+            raise DataError(message)
+
+    def _watched(self, flight: Flight) -> Iterator[Read | DataError]:
+        batches = iter(self._loader)  # starts the workers
+        flight.watch()
+        yield from batches
 
 
 def tell_dropped(batches: Any, stacklevel: int) -> None:
-    """Warn of what a loader has made absent because it could not be read; other batches have nothing to tell."""
-    dropped = getattr(getattr(batches, "dataset", None), "dropped", [])
-    if dropped:
-        more = f" and {len(dropped) - 5} more" if len(dropped) > 5 else ""
-        warnings.warn(
-            f"{len(dropped)} cells could not be read and counted as absent: {'; '.join(dropped[:5])}{more}.",
-            stacklevel=stacklevel,
-        )
+    """Warn of what a loader could not read or has cut off, unless that was told; other batches have nothing to tell."""
+    report = getattr(getattr(batches, "dataset", None), "report", None)
+    if report is not None and (news := report.news()):
+        warnings.warn(news, stacklevel=stacklevel)
 
 
 class _Order(Sampler):
-    """Yields ``(epoch, row)``: what is random in a sample depends on both."""
+    """Yields ``(epoch, rows)`` of each batch: what is random in a sample depends on both."""
 
-    def __init__(self, rows: int, *, shuffle: bool, seed: int) -> None:
+    def __init__(self, rows: int, batch_size: int, *, shuffle: bool, seed: int) -> None:
         self.rows = rows
+        self.batch_size = batch_size
         self.shuffle = shuffle
         self.seed = seed
         self.epoch = 0
 
     def __len__(self) -> int:
-        return self.rows
+        return -(-self.rows // self.batch_size)
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
+    def __iter__(self) -> Iterator[tuple[int, list[int]]]:
         epoch = self.epoch  # another pass may begin before this one ends
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         order = torch.randperm(self.rows, generator=generator) if self.shuffle else torch.arange(self.rows)
-        return ((epoch, row) for row in order.tolist())
+        return ((epoch, rows.tolist()) for rows in order.split(self.batch_size))
 
 
-class _ErrorsAsSamples(Dataset):
-    """Hands a DataError on as a value: raised in a worker, its message would arrive inside a traceback."""
+class _Reader(Dataset):
+    """Reads whole batches, in a worker or not, and says in which row it is."""
 
-    def __init__(self, dataset: TableDataset) -> None:
+    def __init__(self, dataset: BatchDataset, flight: Flight | None) -> None:
         self.dataset = dataset
+        self.flight = flight
 
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, key: tuple[int, int]) -> Sample | DataError:
+    def __getitems__(self, key: tuple[int, list[int]]) -> Read | DataError:
+        """A DataError is handed on as a value: raised in a worker, its message would arrive inside a traceback."""
+        epoch, rows = key
+        worker = get_worker_info()
+        if self.flight is not None and worker is not None:
+            self.dataset.mark = self.flight.begin(worker.id, rows)
         try:
-            return self.dataset[key]
+            return self.dataset.read(rows, epoch)
         except DataError as error:
             return error
+        finally:
+            if self.flight is not None and worker is not None:
+                self.flight.end(worker.id)
 
 
-class _Collate:
-    """``collate`` with its transforms and blanks, as the workers call it."""
-
-    def __init__(self, transforms: Mapping[str, Transform], blanks: Mapping[str, Tensor]) -> None:
-        self.transforms = transforms
-        self.blanks = blanks
-
-    def __call__(self, samples: Sequence[Sample | DataError]) -> Batch | DataError:
-        whole = []
-        for sample in samples:
-            if isinstance(sample, DataError):
-                return sample
-            whole.append(sample)
-        return collate(whole, self.transforms, self.blanks)
+def _as_it_is(read: Any) -> Any:
+    return read

@@ -1,0 +1,184 @@
+"""Rows of a data set as whole batches, with the rows that cannot be read counted as the caller asked."""
+
+from abc import abstractmethod
+from collections.abc import Mapping, MutableSequence, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from mmfuse._checks import require_choice, require_share
+from mmfuse.contracts import Batch, Input, Target
+from mmfuse.data.collate import make_input, make_whole_input
+from mmfuse.data.errors import DataError
+from mmfuse.data.finite import nonfinite_rows
+from mmfuse.data.reading import Fail, Values
+from mmfuse.data.report import Problem, Read, ReadReport
+from mmfuse.data.transforms import Transform
+
+Key = tuple[int, int] | int  # (epoch, row), or a row in epoch 0
+
+
+class BatchDataset(Dataset):
+    """Abstract: ``dataset.read(rows, epoch)`` is a batch with all that went wrong, ``dataset[row]`` one sample.
+
+    :attr:`report` says what went wrong in the batches that were handed out.
+
+    Args:
+        rows: how many there are.
+        transforms: for each modality, how it is padded and what stands in for it.
+        tasks: what the labels mean.
+        on_error: ``"raise"``, ``"absent"`` or ``"skip"``.
+        max_errors: largest share of rows with a problem, at least one row; None: 1 % with ``"skip"``, else no limit.
+        check_finite: NaN and infinity are problems.
+    """
+
+    name: str
+
+    def __init__(
+        self,
+        rows: int,
+        transforms: Mapping[str, Transform],
+        tasks: Mapping[str, nn.Module] | nn.ModuleDict,
+        *,
+        on_error: str,
+        max_errors: float | None,
+        check_finite: bool,
+    ) -> None:
+        owner = type(self).__name__
+        require_choice(owner, "on_error", on_error, ("raise", "absent", "skip"))
+        if max_errors is not None and max_errors != 1:
+            require_share(owner, max_errors=max_errors)
+        self.transforms = dict(transforms)
+        self.tasks: Any = tasks
+        self.on_error = on_error
+        self.mark: MutableSequence[int] = [0]  # the row that is being read; a worker puts shared memory here
+        self._check_finite = check_finite
+        share = (0.01 if on_error == "skip" else 1.0) if max_errors is None else max_errors
+        most = None if share == 1 else max(1, int(share * rows))
+        self.report = ReadReport(self, self.transforms, rows, skips=on_error == "skip", most=most)
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def place(self, row: int, modality: str | None = None) -> str:
+        """Where a row, or a cell of it, stands, for messages."""
+
+    @abstractmethod
+    def content(self, row: int, modality: str) -> str:
+        """What stands in a cell, in a few letters, for messages."""
+
+    @abstractmethod
+    def _values(self, rows: list[int], epoch: int, problems: "Problems") -> tuple[dict[str, Values], dict[str, Target]]:
+        """The modalities and the labels of some rows."""
+
+    @property
+    def dropped(self) -> list[str]:
+        """What could not be read so far: row, column and file of each."""
+        return self.report.dropped
+
+    def __getitems__(self, keys: Sequence[Key]) -> Batch:
+        """The batch of some rows of one epoch. A DataLoader calls this; ``collate_fn`` then has nothing to do."""
+        epochs = {key[0] if isinstance(key, tuple) else 0 for key in keys}
+        if len(epochs) != 1:
+            raise ValueError(f"{type(self).__name__} got rows of the epochs {sorted(epochs)}. Expected rows of one.")
+        return self.accept(self.read([key[1] if isinstance(key, tuple) else key for key in keys], epochs.pop()))
+
+    def read(self, rows: list[int], epoch: int) -> Read:
+        """A batch of some rows, and what went wrong.
+
+        Raises:
+            DataError: a row cannot be read, and ``on_error`` is ``"raise"``.
+        """
+        problems = Problems(self, rows)
+        values, targets = self._values(rows, epoch, problems)
+        inputs = {name: self._input(name, part, problems) for name, part in values.items()}
+        if problems.found and self.on_error == "skip":
+            kept = problems.kept()
+            inputs = {name: _only(part, kept) for name, part in inputs.items()}
+            targets = {name: Target(part.values, part.known & kept) for name, part in targets.items()}
+        lost = {name: part.lost for name, part in values.items() if part.lost is not None}
+        return Read(Batch(inputs, targets), rows, problems.found, lost)
+
+    def accept(self, read: Read) -> Batch:
+        """The batch, once its problems have been counted. Called where batches arrive, not in a worker."""
+        if read.problems or read.lost:
+            self.report.add(read)
+        return read.batch
+
+    def _input(self, name: str, values: Values, problems: "Problems") -> Input:
+        transform = self.transforms[name]
+        if isinstance(values.tensors, Tensor):
+            given = make_whole_input(values.tensors, transform)
+        else:
+            given = self._stacked(name, values.tensors, problems)
+        bad = nonfinite_rows(given) if self._check_finite else {}
+        for place, message in bad.items():
+            problems.add(place, name, ValueError(message))
+        return _only(given, problems.kept(bad)) if bad else given
+
+    def _stacked(self, name: str, tensors: list[Tensor | None], problems: "Problems") -> Input:
+        transform = self.transforms[name]
+        try:
+            return make_input(tensors, transform)
+        except RuntimeError:  # of torch.stack: now it is worth while to look at each
+            blank, first = transform.blank(), 0 if transform.padding is None else 1
+            alike: list[Tensor | None] = []
+            for place, tensor in enumerate(tensors):
+                if tensor is not None and tensor.shape[first:] != blank.shape[first:]:
+                    problems.add(place, name, _unlike(tensor, blank, first))
+                    tensor = None
+                alike.append(tensor)
+            return make_input(alike, transform)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A worker needs no task: its weights may be large, or on a GPU."""
+        return {**vars(self), "tasks": {}}
+
+
+class Problems:
+    """What went wrong in one batch; with ``on_error="raise"`` the first is raised."""
+
+    def __init__(self, dataset: BatchDataset, rows: list[int]) -> None:
+        self.dataset = dataset
+        self.rows = rows
+        self.found: list[Problem] = []
+        self.places: set[int] = set()
+
+    def add(self, place: int, modality: str, error: Exception, where: str = "") -> None:
+        """Raise, or remember that the row at this place of the batch has a problem in this modality."""
+        row = self.rows[place]
+        if self.dataset.on_error == "raise":
+            raise DataError(
+                f"{self.dataset.place(row, modality)}:{where} {error} Mend or empty the cell, or pass on_error='absent'"
+                " to go on without it and have it counted, or on_error='skip' to leave out the row."
+            ) from error
+        self.found.append(Problem(row, modality, str(error)))
+        self.places.add(place)
+
+    def of(self, modality: str, where: Any = None) -> Fail:
+        """``add`` for one modality; ``where(row)`` says what stands there."""
+        return lambda place, error: self.add(place, modality, error, where(self.rows[place]) if where else "")
+
+    def kept(self, places: Any = None) -> Tensor:
+        """Which places of the batch have no problem."""
+        kept = torch.ones(len(self.rows), dtype=torch.bool)
+        kept[list(self.places if places is None else places)] = False
+        return kept
+
+
+def _only(given: Input, kept: Tensor) -> Input:
+    """The same input, absent in every row that is not kept."""
+    mask = None if given.mask is None else given.mask & kept[:, None]
+    return replace(given, present=given.present & kept, mask=mask)
+
+
+def _unlike(tensor: Tensor, blank: Tensor, first: int) -> ValueError:
+    kind = "steps of shape" if first else "shape"
+    return ValueError(
+        f"The transform gave {kind} {tuple(tensor.shape[first:])}. Expected {tuple(blank.shape[first:])}, as its blank "
+        "has. Give all rows one shape."
+    )

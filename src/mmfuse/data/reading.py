@@ -1,0 +1,150 @@
+"""The cells of one modality as tensors: single values, whole batches, or rows of an array."""
+
+from collections.abc import Callable, MutableSequence, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mmfuse.data.seeding import Seeded
+from mmfuse.data.table import Table
+from mmfuse.data.transforms import Transform
+
+Fail = Callable[[int, Exception], None]  # what to do with the row at this place of the batch
+
+
+class Values(NamedTuple):
+    """One modality of some rows: a tensor of all, or one a row, None where it is absent."""
+
+    tensors: Tensor | list[Tensor | None]
+    lost: list[int] | None = None  # steps that were cut off of each
+
+
+class CellReader:
+    """Reads one modality of a table.
+
+    Args:
+        table: the rows.
+        name: the modality.
+        transform: what makes a tensor of a cell.
+        cache: keep what was read, by its cell; not where the transform is random.
+        seed: of what is random.
+    """
+
+    def __init__(self, table: Table, name: str, transform: Transform, *, cache: bool, seed: int) -> None:
+        several = getattr(transform, "columns", None)
+        self.columns: tuple[str, ...] = (name,) if several is None else tuple(several)
+        for column in self.columns:
+            table.require_column(column)
+        self._several = several is not None
+        self._table = table
+        self._transform: Any = transform
+        self._seed = seed
+        self._cache: dict[str, tuple[Tensor, int]] | None = {} if cache and not transform.random else None
+        whole = hasattr(transform, "whole") and not transform.random and not self._several
+        self._array = table.array(name) if whole else None
+        self._by_batch = hasattr(transform, "batch")
+
+    def read(self, rows: list[int], epoch: int, fail: Fail, mark: MutableSequence[int]) -> Values:
+        """The tensors of some rows. ``mark[0]`` is set to each row before it is read."""
+        if self._array is not None:
+            whole = self._read_whole(self._array, rows)
+            if whole is not None:
+                return Values(whole)
+        cells = self._cells(rows)
+        found = self._read_together(cells, rows, mark) if self._by_batch and not self._transform.random else None
+        return self._read_each(cells, rows, epoch, fail, mark) if found is None else found
+
+    def has_any(self) -> bool:
+        """Whether any row has this modality at all."""
+        if self._array is not None:
+            return bool(len(self._array))
+        return any(cell is not None for column in self.columns for cell in self._table.column(column))
+
+    def content(self, row: int) -> str:
+        """The cell of a row as text, for messages: a path or a short text."""
+        cells = [self._table.cell(row, column) for column in self.columns]
+        return " ".join(cell if len(cell) <= 200 else f"{cell[:197]}..." for cell in cells if isinstance(cell, str))
+
+    def where(self, row: int) -> str:
+        """The files of a row, for messages, if it has any."""
+        content = self.content(row)
+        return f" file {content}:" if self._transform.takes_path and content else ""
+
+    def _cells(self, rows: list[int]) -> Sequence[Any]:
+        if not self._several:
+            return self._table.cells(rows, self.columns[0])
+        columns = [self._table.cells(rows, column) for column in self.columns]
+        mappings = (dict(zip(self.columns, cells, strict=True)) for cells in zip(*columns, strict=True))
+        return [None if all(cell is None for cell in cells.values()) else cells for cells in mappings]
+
+    def _value(self, cell: Any) -> Any:
+        """What the transform gets: paths are resolved."""
+        if not self._transform.takes_path:
+            return cell
+        if self._several:
+            return {name: self._path(part) for name, part in cell.items()}
+        return self._path(cell)
+
+    def _path(self, cell: Any) -> Path | Any:
+        return self._table.path(cell) if isinstance(cell, str) else cell
+
+    def _read_whole(self, array: Tensor, rows: list[int]) -> Tensor | None:
+        try:
+            return self._transform.whole(array.index_select(0, torch.tensor(rows)))
+        except Exception:
+            return None  # one by one, to find the row
+
+    def _read_together(self, cells: Sequence[Any], rows: list[int], mark: MutableSequence[int]) -> Values | None:
+        """All values in one call; None where it fails: one by one, to find the row."""
+        known = {} if self._cache is None else {i: self._cache[c] for i, c in enumerate(cells) if self._is_cached(c)}
+        wanted = [i for i, cell in enumerate(cells) if cell is not None and i not in known]
+        mark[0] = rows[0]
+        try:
+            tensors, lost = self._transform.batch([self._value(cells[i]) for i in wanted]) if wanted else ([], [])
+        except Exception:
+            return None
+        for i, tensor, steps in zip(wanted, tensors, lost, strict=True):
+            known[i] = tensor, int(steps)
+            self._keep(cells[i], known[i])
+        return _as_values([known.get(i) for i in range(len(cells))])
+
+    def _read_each(
+        self, cells: Sequence[Any], rows: list[int], epoch: int, fail: Fail, mark: MutableSequence[int]
+    ) -> Values:
+        found: list[tuple[Tensor, int] | None] = []
+        with Seeded(enabled=self._transform.random) as generators:
+            for place, (row, cell) in enumerate(zip(rows, cells, strict=True)):
+                mark[0] = row
+                generators.seed(self._seed, epoch, row)
+                found.append(None if cell is None else self._read_one(cell, place, fail))
+        return _as_values(found)
+
+    def _read_one(self, cell: Any, place: int, fail: Fail) -> tuple[Tensor, int] | None:
+        if self._is_cached(cell):
+            return self._cache[cell]  # type: ignore[index]
+        try:
+            value = self._value(cell)
+            if self._by_batch:
+                tensors, lost = self._transform.batch([value])
+                made = tensors[0], int(lost[0])
+            else:
+                made = self._transform(value), 0
+        except Exception as error:
+            fail(place, error)
+            return None
+        self._keep(cell, made)
+        return made
+
+    def _is_cached(self, cell: Any) -> bool:
+        return self._cache is not None and isinstance(cell, str) and cell in self._cache
+
+    def _keep(self, cell: Any, made: tuple[Tensor, int]) -> None:
+        if self._cache is not None and isinstance(cell, str):
+            self._cache[cell] = made
+
+
+def _as_values(found: Sequence[tuple[Tensor, int] | None]) -> Values:
+    lost = [0 if made is None else made[1] for made in found]
+    return Values([None if made is None else made[0] for made in found], lost if any(lost) else None)

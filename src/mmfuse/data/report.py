@@ -1,0 +1,176 @@
+"""What could not be read and what was cut off, row by row."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from mmfuse.contracts import Batch
+from mmfuse.data.errors import DataError
+
+KEPT_REASONS = 100
+
+
+class Places(Protocol):
+    """Names the rows of a data set in messages."""
+
+    name: str
+
+    def place(self, row: int, modality: str | None = None) -> str:
+        """Where a row, or a cell of it, stands."""
+        ...
+
+    def content(self, row: int, modality: str) -> str:
+        """What stands there, in a few letters."""
+        ...
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A cell that could not be used."""
+
+    row: int
+    modality: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Read:
+    """A batch, and what went wrong while it was read: what a worker sends."""
+
+    batch: Batch
+    rows: Sequence[int]
+    problems: Sequence[Problem] = ()
+    lost: Mapping[str, Sequence[int]] = field(default_factory=dict)  # steps cut off of each row, where any were
+
+    def pin_memory(self) -> "Read":
+        """The same batch in page-locked memory. The DataLoader calls this."""
+        return replace(self, batch=self.batch.pin_memory())
+
+
+@dataclass(frozen=True)
+class Truncated:
+    """How much of a modality was cut off."""
+
+    samples: int
+    steps: int
+
+
+class ReadReport:
+    """Which rows could not be read, and what was cut off, in the batches that a loader has handed out so far.
+
+    A row counts once, in however many epochs it comes. Reasons are kept for the first hundred problems. It takes a
+    byte a row and modality if anything went wrong, and four more if anything was cut off.
+
+    Args:
+        places: names the rows.
+        modalities: what a row has.
+        rows: how many rows there are.
+        skips: a row with a problem counts for nothing at all, not only its modality.
+        most: stop above so many rows with a problem; None: never.
+    """
+
+    def __init__(
+        self, places: Places, modalities: Iterable[str], rows: int, *, skips: bool = False, most: int | None = None
+    ) -> None:
+        self.places = places
+        self.modalities = list(modalities)
+        self.skips = skips
+        self.most = most
+        self.problems: list[Problem] = []  # the first hundred
+        self._size = rows
+        self._bad: Tensor | None = None  # (row, modality)
+        self._lost: dict[str, Tensor] = {}  # steps cut off of each row
+        self._count = 0
+        self._told: tuple[int, int] = (0, 0)
+
+    def add(self, read: Read) -> None:
+        """Count what went wrong in a batch.
+
+        Raises:
+            DataError: more rows than ``most`` had a problem by now.
+        """
+        for problem in read.problems:
+            self._add_problem(problem)
+        for modality, steps in read.lost.items():
+            lost = self._lost.setdefault(modality, torch.zeros(self._size, dtype=torch.int32))
+            index = torch.as_tensor(read.rows)
+            lost[index] = torch.maximum(lost[index], torch.as_tensor(steps, dtype=torch.int32))
+        if self.most is not None and self._count > self.most:
+            raise DataError(
+                f"{self.places.name}: {self._count} of {self._size} rows could not be read, more than max_errors allows"
+                f" ({self.most}). The first: {self._describe(self.problems[0])}. Expected fewer. Mend the files, or "
+                "give max_errors=1.0 to go on whatever their share."
+            )
+
+    @property
+    def rows(self) -> list[int]:
+        """The rows with a problem, in their order."""
+        return [] if self._bad is None else self._bad.any(dim=1).nonzero().flatten().tolist()
+
+    @property
+    def dropped(self) -> list[str]:
+        """Place and content of each cell that could not be read."""
+        cells = [] if self._bad is None else self._bad.nonzero().tolist()
+        return [self._cell(row, self.modalities[column]) for row, column in cells]
+
+    @property
+    def truncated(self) -> dict[str, Truncated]:
+        """How many samples of each modality lost steps (ids, frames, audio samples), and how many steps in all."""
+        return {name: Truncated(int((lost > 0).sum()), int(lost.sum())) for name, lost in self._lost.items()}
+
+    def news(self) -> str:
+        """One line on what is in the report, or nothing if nothing is that was not told before."""
+        now = (self._count, sum(part.samples for part in self.truncated.values()))
+        if now == self._told:
+            return ""
+        self._told = now
+        return " ".join(filter(None, [self._tell_dropped(), self._tell_truncated()]))
+
+    def __str__(self) -> str:
+        """Every problem with its reason, a line each."""
+        lines = [f"{self._describe(problem)}" for problem in self.problems]
+        more = len(self.dropped) - len(lines)
+        return "\n".join(filter(None, [*lines, f"and {more} more" if more else "", self._tell_truncated()]))
+
+    def _add_problem(self, problem: Problem) -> None:
+        if self._bad is None:
+            self._bad = torch.zeros(self._size, len(self.modalities), dtype=torch.bool)
+        marks = self._bad[problem.row]
+        column = self.modalities.index(problem.modality)
+        self._count += not bool(marks.any())
+        if not marks[column] and len(self.problems) < KEPT_REASONS:
+            self.problems.append(problem)
+        marks[column] = True
+
+    def _cell(self, row: int, modality: str) -> str:
+        return f"{self.places.place(row, modality)} {self.places.content(row, modality)}".rstrip()
+
+    def _describe(self, problem: Problem) -> str:
+        return f"{self._cell(problem.row, problem.modality)}: {problem.reason}"
+
+    def _tell_dropped(self) -> str:
+        dropped = self.dropped
+        if not dropped:
+            return ""
+        if self.skips:
+            what = f"{self._count} rows could not be read and counted for nothing"
+        else:
+            what = f"{len(dropped)} cells could not be read and counted as absent"
+        more = f" and {len(dropped) - 5} more" if len(dropped) > 5 else ""
+        return f"{what}: {'; '.join(dropped[:5])}{more}."
+
+    def _tell_truncated(self) -> str:
+        return " ".join(
+            f"{part.samples} values of {name!r} were too long and lost {part.steps} steps at their end: raise the "
+            "limit of the transform, or shorten them."
+            for name, part in self.truncated.items()
+        )
+
+
+def shown(items: Sequence[Any], total: int) -> str:
+    """The first five things, and how many more there are."""
+    more = f" and {total - 5} more" if total > 5 else ""
+    return f"{', '.join(map(str, items[:5]))}{more}"

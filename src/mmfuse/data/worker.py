@@ -1,0 +1,109 @@
+"""Workers of a loader that die or hang: an error in bounded time that names the rows they were reading."""
+
+import os
+import re
+import signal
+import threading
+import time
+import weakref
+from collections.abc import Callable, MutableSequence
+from types import FrameType
+from typing import Any
+
+import torch
+
+from mmfuse.data.errors import DataError
+from mmfuse.data.report import shown
+
+_PID, _SINCE, _COUNT, _ROW, _ROWS = range(5)  # columns of the board
+
+
+class Flight:
+    """Which rows each worker is reading, in memory that it shares with the main process.
+
+    Args:
+        workers: how many there are.
+        batch_size: rows in a batch.
+        place: row -> where it stands, for messages.
+    """
+
+    def __init__(self, workers: int, batch_size: int, place: Callable[[int], str]) -> None:
+        self.broken = False
+        self._board = torch.zeros(workers, _ROWS + batch_size, dtype=torch.int64).share_memory_()
+        self._place = place
+
+    def begin(self, worker: int, rows: list[int]) -> MutableSequence[int]:
+        """A worker begins a batch; the result's first entry is to be set to each row that it reads."""
+        line = self._board[worker]
+        line[_ROWS : _ROWS + len(rows)] = torch.tensor(rows)
+        line[:_ROWS] = torch.tensor([os.getpid(), time.monotonic_ns(), len(rows), rows[0]])
+        return line[_ROW:].numpy()
+
+    def end(self, worker: int) -> None:
+        """A worker has read its batch."""
+        self._board[worker, _COUNT] = 0
+
+    def explain(self, error: RuntimeError, timeout: float) -> str:
+        """The message for an error of the DataLoader: which worker, and its rows."""
+        pids = re.findall(r"\d+", "".join(re.findall(r"pid\D*[\d, ]+", str(error))))
+        board = [line for line in self._board.tolist() if line[_COUNT]]
+        dead = [line for line in board if str(line[_PID]) in pids]
+        if pids:
+            what = f"A process that reads for the loader has ended: {str(error).strip().rstrip('.')}."
+            mend = "If it was killed, memory may have run out: use fewer workers, or smaller batches."
+        else:
+            dead = sorted(board, key=lambda line: line[_SINCE])[:1]
+            what = f"A process that reads for the loader has given nothing for {timeout:g} s."
+            mend = "Give a longer timeout if the files are large or the disk is slow."
+        rows = "; ".join(map(self._rows, dead)) or "nothing"
+        look = "Read these rows with workers=0 to see what they do."
+        return f"{what} It was reading {rows}. Expected a batch. {look} {mend}"
+
+    def stop(self) -> None:
+        """End the workers that have read anything, at once: one that hangs would not listen."""
+        self.broken = True  # the signal of their end is expected
+        for pid in filter(None, self._board[:, _PID].tolist()):
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+
+    def watch(self) -> None:
+        """Let torch's own alarm, which can come at any moment, name the rows. After the workers have started."""
+        _FLIGHTS.add(self)
+        if threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGCHLD"):
+            before = signal.getsignal(signal.SIGCHLD)
+            if callable(before) and not isinstance(before, _Alarm):
+                signal.signal(signal.SIGCHLD, _Alarm(before))
+
+    def owns(self, error: RuntimeError) -> bool:
+        """Whether one of its workers is named in an error of the DataLoader."""
+        return any(pid and f"pid {pid})" in str(error) for pid in self._board[:, _PID].tolist())
+
+    def _rows(self, line: list[int]) -> str:
+        batch = line[_ROWS : _ROWS + line[_COUNT]]
+        return f"{self._place(line[_ROW])} (its batch: {shown(list(map(self._place, batch[:5])), len(batch))})"
+
+
+_FLIGHTS: "weakref.WeakSet[Flight]" = weakref.WeakSet()
+
+
+class _Alarm:
+    """torch's handler of a child's end, with the rows added to what it raises."""
+
+    def __init__(self, handler: Callable[[int, FrameType | None], Any]) -> None:
+        self.handler = handler
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        message = ""
+        try:
+            self.handler(number, frame)
+        except RuntimeError as error:
+            flight = next((flight for flight in _FLIGHTS if flight.owns(error)), None)
+            if flight is None:
+                raise
+            if not flight.broken:
+                flight.broken = True
+                message = flight.explain(error, 0)
+        if message:
+            raise DataError(message)
