@@ -1,5 +1,6 @@
 """What every task with one class out of several does with its answers."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,21 @@ class SingleLabel(nn.Module):
     def encode(self, cell: str) -> Int[Tensor, ""]:
         """The number of a class, from its name."""
         return torch.tensor(self._classes.number(str(cell)))
+
+    def encode_all(self, cells: Sequence[Any]) -> Int[Tensor, " cell"]:
+        """The numbers of many classes at once."""
+        return torch.tensor([self._classes.number(str(cell)) for cell in cells], dtype=torch.int64)
+
+    def require_labels(self, values: Tensor) -> None:
+        """Raise ValueError unless these are numbers of classes."""
+        last = len(self.classes) - 1
+        if values.is_floating_point() or values.dtype == torch.bool:
+            raise ValueError(f"a label is {values.dtype}. Expected integers from 0 to {last}. Use label.long().")
+        if outside := values[(values < 0) | (values > last)].tolist():
+            raise ValueError(
+                f"label {outside[0]} is not a class. Expected 0 to {last} ({last + 1} classes). "
+                "Leave an unknown label out (None) instead of giving it a number."
+            )
 
     def blank(self) -> Int[Tensor, ""]:
         """What stands in for an unknown label."""

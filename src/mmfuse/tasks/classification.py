@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -11,6 +12,8 @@ from mmfuse._record import recorded
 from mmfuse.contracts import Features
 from mmfuse.tasks._classes import ClassNames
 from mmfuse.tasks._single_label import SingleLabel
+
+_NO_LABEL = -(2**62)
 
 
 @recorded
@@ -32,10 +35,28 @@ class Classification(SingleLabel):
         """Logits."""
         return self.classify(features.pooled)
 
-    def loss(self, logits: Float[Tensor, "batch class"], target: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
-        """Cross-entropy of each sample."""
-        return F.cross_entropy(logits, target, reduction="none")
+    def loss(
+        self, logits: Float[Tensor, "batch class"], target: Int[Tensor, " batch"] | Float[Tensor, "batch class"]
+    ) -> Float[Tensor, " batch"]:
+        """Cross-entropy of each sample, with the number of its class or a share for each class."""
+        # torch passes over the label -100 in silence unless another number is to be passed over.
+        return F.cross_entropy(logits, target, reduction="none", ignore_index=_NO_LABEL)
+
+    def mix(
+        self,
+        first: Int[Tensor, " batch"] | Float[Tensor, "batch class"],
+        second: Int[Tensor, " batch"] | Float[Tensor, "batch class"],
+        share: Float[Tensor, " batch"],
+    ) -> Float[Tensor, "batch class"]:
+        """Shares for each class: so much of the first label, and the rest of the second."""
+        shares = [_as_shares(labels, len(self.classes), share.dtype) for labels in (first, second)]
+        return share[:, None] * shares[0] + (1 - share[:, None]) * shares[1]
 
     def decode(self, logits: Float[Tensor, "batch class"]) -> Float[Tensor, "batch class"]:
         """Probabilities."""
         return logits.softmax(dim=-1)
+
+
+def _as_shares(labels: Tensor, classes: int, dtype: torch.dtype) -> Float[Tensor, "batch class"]:
+    """Labels as shares for each class; labels that were mixed before are that already."""
+    return labels.to(dtype) if labels.dim() == 2 else F.one_hot(labels, classes).to(dtype)

@@ -95,6 +95,15 @@ class EachModality(nn.Module):
         """As the wrapped task."""
         return self.task.encode(cell)
 
+    def require_labels(self, values: Tensor) -> None:
+        """As the wrapped task."""
+        if hasattr(self.task, "require_labels"):
+            self.task.require_labels(values)
+
+    def mix(self, first: Tensor, second: Tensor, share: Float[Tensor, " batch"]) -> Tensor:
+        """As the wrapped task."""
+        return self.task.mix(first, second, share)
+
     def blank(self) -> Tensor:
         """As the wrapped task."""
         return self.task.blank()

@@ -59,14 +59,40 @@ class MultiLabel(nn.Module):
         """Probabilities."""
         return logits.sigmoid()
 
-    def encode(self, cell: str | Sequence[str]) -> Float[Tensor, " class"]:
-        """Ones for the classes named in a cell, zeros for the others."""
+    def encode(self, cell: str | Sequence[str] | Tensor | np.ndarray) -> Float[Tensor, " class"]:
+        """Ones for the classes named in a cell, zeros for the others; or an array of ones and zeros as it is."""
+        if isinstance(cell, Tensor | np.ndarray):
+            return self._from_array(torch.as_tensor(cell))
         names = cell.split(self.separator) if isinstance(cell, str) else cell
         target = self.blank()
         for name in names:
             if str(name).strip():
                 target[self._classes.number(str(name).strip())] = 1.0
         return target
+
+    def _from_array(self, array: Tensor) -> Float[Tensor, " class"]:
+        if array.shape != (len(self.classes),):
+            raise ValueError(
+                f"the labels have shape {tuple(array.shape)}. Expected ({len(self.classes)},), a 0 or 1 for each "
+                "class. Name the classes that apply instead, or give a number for every class."
+            )
+        self.require_labels(array)
+        return array.float()
+
+    def require_labels(self, values: Tensor) -> None:
+        """Raise ValueError unless these are zeros, ones or, for mixed labels, shares."""
+        values = values.float()
+        if outside := values[~((values >= 0) & (values <= 1))].flatten().tolist():
+            raise ValueError(
+                f"label {outside[0]} of {len(self.classes)} yes-or-no labels. Expected 0 or 1 for each class. "
+                "Leave unknown labels out (None), and use Regression for numbers."
+            )
+
+    def mix(
+        self, first: Float[Tensor, "batch class"], second: Float[Tensor, "batch class"], share: Float[Tensor, " batch"]
+    ) -> Float[Tensor, "batch class"]:
+        """So much of the first labels, and the rest of the second: the loss is linear in them."""
+        return share[:, None] * first + (1 - share[:, None]) * second
 
     def blank(self) -> Float[Tensor, " class"]:
         """What stands in for unknown labels."""

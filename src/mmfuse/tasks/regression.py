@@ -1,6 +1,7 @@
 """A number."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -57,6 +58,28 @@ class Regression(nn.Module):
                 "Mend the cell, or leave it empty for an unknown label."
             )
         return torch.tensor(value)
+
+    def encode_all(self, cells: Sequence[Any]) -> Float[Tensor, " cell"]:
+        """Many numbers at once."""
+        try:
+            values = torch.tensor([float(cell) for cell in cells], dtype=torch.float32)
+        except TypeError:
+            raise ValueError("a label is not a number") from None
+        self.require_labels(values)
+        return values
+
+    def require_labels(self, values: Tensor) -> None:
+        """Raise ValueError unless all are finite."""
+        if not values.isfinite().all():
+            raise ValueError(
+                "a label is NaN or infinite. Expected finite numbers. Leave an unknown label out (None) instead."
+            )
+
+    def mix(
+        self, first: Float[Tensor, " batch"], second: Float[Tensor, " batch"], share: Float[Tensor, " batch"]
+    ) -> Float[Tensor, " batch"]:
+        """So much of the first number, and the rest of the second."""
+        return share * first + (1 - share) * second
 
     def blank(self) -> Float[Tensor, ""]:
         """What stands in for an unknown label."""
