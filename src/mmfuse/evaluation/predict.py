@@ -18,7 +18,8 @@ def predict(model: MultimodalModel, batches: Iterable[Batch], *, hide: Collectio
 
     A task ``result`` with classes gives ``result_predicted`` (a name), ``result_probability`` and ``result_p(name)``
     for each class; a regression gives ``result_predicted`` (in the units of its labels). Where the fusion reports
-    weights, ``weight(modality)`` is the share of each. Rows of a table keep their own cells in front.
+    weights, ``weight(modality)`` is the share of each. Rows of a table keep their own cells in front. Where a row was
+    skipped because it cannot be read (``load_batches(..., on_error="skip")``), its answers are None.
 
     Args:
         model: answers in evaluation mode, on the device where it is.
@@ -33,15 +34,34 @@ def predict(model: MultimodalModel, batches: Iterable[Batch], *, hide: Collectio
     found = collect(model, batches, hide=hide)
     rows: list[dict[str, Any]] = [{} for _ in found.present]
     if isinstance(batches, Loader):
-        rows = [dict(cells) for cells in batches.dataset.table.rows]
+        rows = _cells(batches.dataset, len(rows))
+    answers: list[dict[str, Any]] = [{} for _ in rows]
     for name, prediction in found.predictions.items():
         task: Any = model.tasks[name]
-        for row, decoded in zip(rows, finite_answers("predict", task, prediction), strict=True):
-            row.update({f"{name}_{key or 'predicted'}": value for key, value in task.answer(decoded).items()})
+        for answer, decoded in zip(answers, finite_answers("predict", task, prediction), strict=True):
+            answer.update({f"{name}_{key or 'predicted'}": value for key, value in task.answer(decoded).items()})
     for name, weight in found.weights.items():
-        for row, share in zip(rows, weight.tolist(), strict=True):
-            row[f"weight({name})"] = share
-    return rows
+        for answer, share in zip(answers, weight.tolist(), strict=True):
+            answer[f"weight({name})"] = share
+    for row in _skipped(batches):
+        answers[row] = dict.fromkeys(answers[row])
+    return [cells | answer for cells, answer in zip(rows, answers, strict=True)]
+
+
+def _skipped(batches: Any) -> list[int]:
+    """The rows that could not be read and count for nothing: an answer to them would be one to no question."""
+    report = getattr(getattr(batches, "dataset", None), "report", None)
+    return report.rows if report is not None and report.skips else []
+
+
+def _cells(dataset: Any, count: int) -> list[dict[str, Any]]:
+    """The cells of a table's rows that can be written down: text, numbers and lists of them, no arrays or files."""
+    table = getattr(dataset, "table", None)
+    if table is None:
+        return [{} for _ in range(count)]
+    columns = {name: table.column(name) for name in table.columns if table.array(name) is None}
+    plain = str | int | float | list | None
+    return [{n: c[row] for n, c in columns.items() if isinstance(c[row], plain)} for row in range(count)]
 
 
 def write_rows(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:

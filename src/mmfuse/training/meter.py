@@ -10,7 +10,10 @@ from mmfuse.contracts import Batch
 
 
 class Meter:
-    """The batches of one epoch behind a progress bar, and the means of its losses over the optimizer steps."""
+    """The batches of one epoch behind a progress bar, and the means of its losses over the optimizer steps.
+
+    Of its time, ``wait_share`` was spent waiting for batches: near 0 where the loader keeps up, else more workers help.
+    """
 
     def __init__(self, batches: Iterable[Batch], title: str, *, show: bool) -> None:
         dataset = getattr(batches, "dataset", None)
@@ -20,12 +23,16 @@ class Meter:
         self.sums: dict[str, Tensor] = {}
         self.steps: dict[str, int] = {}
         self.samples = 0
+        self.waited = 0.0  # seconds in which there was nothing to do because no batch was there
         self.began = time.perf_counter()
 
     def __iter__(self) -> Iterator[Batch]:
-        for batch in self.batches:
+        batches, asked = iter(self.batches), time.perf_counter()
+        for batch in batches:
+            self.waited += time.perf_counter() - asked
             yield batch
             self.samples += len(next(iter(batch.inputs.values())).present)
+            asked = time.perf_counter()
 
     def add(self, losses: dict[str, Tensor]) -> None:
         for name, loss in losses.items():
@@ -39,4 +46,5 @@ class Meter:
         self.bar.close()
         means = {name: float(total) / self.steps[name] for name, total in self.sums.items()}
         numbers = {"train/loss": sum(means.values()), **{f"train/{name}/loss": mean for name, mean in means.items()}}
-        return {**numbers, "samples_per_second": self.samples / (time.perf_counter() - self.began)}
+        seconds = time.perf_counter() - self.began
+        return {**numbers, "samples_per_second": self.samples / seconds, "wait_share": self.waited / seconds}
