@@ -8,8 +8,11 @@ from mmfuse.data.collate import collate
 from mmfuse.data.dataset import Sample, TableDataset
 from mmfuse.data.errors import DataError
 from mmfuse.data.loader import Loader, load_batches
+from mmfuse.data.series_statistics import series_statistics
+from mmfuse.data.sources import read_table
 from mmfuse.data.synthetic import Synthetic, make_synthetic
-from mmfuse.data.table import Table, read_table
+from mmfuse.data.table import Table
+from mmfuse.data.tabular_statistics import tabular_statistics
 
 __all__ = [
     "DataError",
@@ -22,4 +25,6 @@ __all__ = [
     "load_batches",
     "make_synthetic",
     "read_table",
+    "series_statistics",
+    "tabular_statistics",
 ]

@@ -1,67 +1,90 @@
-"""Tables of samples: CSV, JSON Lines or a pandas frame in, rows of cells out."""
+"""A table of samples: rows of cells, held by column."""
 
-import math
-import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mmfuse._checks import nearest
-from mmfuse.data._rows import gather, read_file, read_frame
+from mmfuse.data._labels import classes_of, statistics_of
+from mmfuse.data._split import parts_of
+from mmfuse.data.columns import Column
 from mmfuse.data.errors import DataError
 from mmfuse.data.paths import safe_path
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Table:
-    """Rows of a table. Every cell is a string (or a list, from JSON), or None where it is empty.
+    """Rows of a table, made by :func:`read_table`. Nothing in it is a Python object for each row.
 
-    ``rows[i][column]`` is a cell; ``lines[i]`` is where row ``i`` stands in the file, for messages.
+    A cell is text, a list, a number, an array, the bytes of a file, or None where it is empty. Arrays are not copied:
+    whoever writes into one changes the table.
     """
 
     name: str
     root: Path  # what relative paths are relative to
-    columns: tuple[str, ...]
-    rows: tuple[Mapping[str, Any], ...]
-    lines: tuple[int, ...]
+    store: Mapping[str, Column]
+    numbers: Tensor | None = None  # the line of each row of the store; None: rows are counted from 0
+    outside: bool = False  # paths may leave the root
+    chosen: Tensor | None = None  # which rows of the store these are, in this order; None: all
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(next(iter(self.store.values()))) if self.chosen is None else len(self.chosen)
 
-    def column(self, name: str) -> list[Any]:
-        """All cells of a column, top to bottom."""
-        self.require_column(name)
-        return [row[name] for row in self.rows]
+    def __repr__(self) -> str:
+        return f"Table({self.name}: {len(self)} rows; columns {', '.join(self.columns)})"
 
-    def cell(self, row: int, column: str) -> Any:
-        """One cell, None where it is empty."""
-        self.require_column(column)
-        return self.rows[row][column]
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of the columns."""
+        return tuple(self.store)
 
-    def cells(self, rows: Iterable[int], column: str) -> list[Any]:
-        """Some cells of a column, in the order of ``rows``."""
-        self.require_column(column)
-        return [self.rows[row][column] for row in rows]
+    @property
+    def rows(self) -> "Rows":
+        """The rows as mappings from column to cell, made when asked for."""
+        return Rows(self)
 
-    def array(self, column: str) -> Tensor | None:
-        """A column that is held as one array, along whose first axis the rows lie; None for any other column."""
-        self.require_column(column)
-        return None
+    @property
+    def lines(self) -> tuple[int, ...]:
+        """Where each row stands in its file."""
+        return tuple(self._lines(self._places()).tolist())
 
     def line(self, row: int) -> int:
         """Where a row stands in its file, for messages."""
-        return self.lines[row]
+        place = self._place(row)
+        return place if self.numbers is None else int(self.numbers[place])
 
-    def path(self, cell: str) -> Path:
-        """The file that a cell names, below the folder of the table.
+    def cell(self, row: int, column: str) -> Any:
+        """One cell, None where it is empty."""
+        return self._column(column).cell(self._place(row))
+
+    def cells(self, rows: Iterable[int] | Tensor, column: str) -> list[Any]:
+        """Some cells of a column, in the order of ``rows``."""
+        return self._column(column).cells(self._places(rows))
+
+    def column(self, name: str) -> list[Any]:
+        """All cells of a column, top to bottom."""
+        return self._column(name).cells(self._places())
+
+    def distinct(self, column: str) -> tuple[list[Any], Tensor]:
+        """The different cells of a column, and for each row which of them it has: (rows), -1 where it is empty."""
+        return self._column(column).distinct(self._places())
+
+    def array(self, column: str) -> Tensor | None:
+        """A column that is held as one array, along whose first axis the rows lie; None for any other column."""
+        whole = self._column(column).array()
+        return whole if whole is None or self.chosen is None else whole[self.chosen]
+
+    def path(self, cell: Any) -> Path:
+        """The file that a cell names, below the folder of the table; it is not opened.
 
         Raises:
             ValueError: it is an address, leaves the folder, or is no file.
         """
-        return safe_path(self.root, cell)
+        return safe_path(self.root, cell, outside=self.outside)
 
     def classes(self, name: str, *, separator: str | None = None) -> list[str]:
         """The different labels of a column in order: as numbers if all are, else as text. Take the training table's.
@@ -70,41 +93,47 @@ class Table:
             name: the column.
             separator: what stands between several labels in one cell.
         """
-        found: set[str] = set()
-        for cell in self.column(name):
-            if cell is not None:
-                several = isinstance(cell, list) or separator is not None
-                found.update(_labels(cell, separator) if several else [str(cell)])
-        if not found:
-            raise DataError(f"{self.name}: column {name!r} has no label. Expected at least one. Fill some cells.")
-        return sorted(found, key=_number_or_text(found))
+        if labels := classes_of(self.distinct(name)[0], separator):
+            return labels
+        raise DataError(f"{self.name}: column {name!r} has no label. Expected at least one. Fill some cells.")
 
     def statistics(self, name: str) -> dict[str, float]:
         """Mean and standard deviation of a column of numbers, as ``Regression`` takes them: of the training table."""
-        cells = zip(self.lines, self.column(name), strict=True)
-        numbers = [self._number(name, line, cell) for line, cell in cells if cell is not None]
-        if not numbers:
+        cells, codes = self.distinct(name)
+        if not cells:
             raise DataError(f"{self.name}: column {name!r} has no number. Expected at least one. Fill some cells.")
-        mean = math.fsum(numbers) / len(numbers)
-        std = math.sqrt(math.fsum((x - mean) ** 2 for x in numbers) / len(numbers))
-        return {"mean": mean, "std": std or 1.0}
-
-    def _number(self, name: str, line: int, cell: Any) -> float:
-        try:
-            number = float(cell)
-        except (TypeError, ValueError):
-            number = math.nan
-        if not math.isfinite(number):
+        found, wrong = statistics_of(cells, codes)
+        if wrong is not None:
+            line = self.line(int((codes == wrong).nonzero()[0]))
             raise DataError(
-                f"{self.name} line {line}: column {name!r} is not numeric: {cell!r}. Expected numbers. "
+                f"{self.name} line {line}: column {name!r} is not numeric: {cells[wrong]!r}. Expected numbers. "
                 "Mend the cell, or leave it empty for an unknown label."
             )
-        return number
+        return found
 
-    def take(self, indices: Iterable[int]) -> "Table":
+    def take(self, indices: Iterable[int] | Tensor) -> "Table":
         """Some rows, in the order given."""
-        chosen = list(indices)
-        return replace(self, rows=tuple(self.rows[i] for i in chosen), lines=tuple(self.lines[i] for i in chosen))
+        return replace(self, chosen=self._places(indices))
+
+    def where(self, column: str, wanted: Any) -> "Table":
+        """The rows whose cell in a column is wanted; a row with an empty cell never is.
+
+        For splits that are given: ``table.where("split", "train")``, ``table.where("date", lambda day: day < "2015")``.
+
+        Args:
+            column: the name.
+            wanted: the cell as text, or a function that is true of the cells to keep.
+        """
+        cells, codes = self.distinct(column)
+        test: Callable[[Any], bool] = wanted if callable(wanted) else lambda cell: str(cell) == str(wanted)
+        kept = torch.tensor([*map(bool, map(test, cells)), False])  # the last: of -1
+        if not kept.any():
+            shown = "a cell for which the function is true" if callable(wanted) else repr(wanted)
+            raise DataError(
+                f"{self.name}: column {column!r} has no {shown}. Expected one such as {list(map(str, cells[:5]))}."
+                f"{nearest(str(wanted), [str(cell) for cell in cells[:1000]])} Check the spelling."
+            )
+        return self.take(kept[codes].nonzero().flatten())
 
     def split(self, *shares: float, seed: int = 0, group: str | None = None) -> tuple["Table", ...]:
         """Several tables without a row in common, at random.
@@ -114,20 +143,19 @@ class Table:
             seed: of the order.
             group: a column; rows with the same cell in it stay together (one speaker, one patient).
         """
-        if not shares or min(shares) <= 0 or not math.isclose(sum(shares), 1.0):
-            raise ValueError(
-                f"split got shares {shares}. Expected positive numbers that add up to 1. Try 0.8, 0.1, 0.1."
+        keys = None if group is None else self.distinct(group)
+        parts = parts_of(len(self), keys, shares, seed)
+        if empty := [i for i, part in enumerate(parts) if not len(part)]:
+            what = f"{len(self)} rows" if group is None else f"the groups of column {group!r}"
+            raise DataError(
+                f"{self.name}: {what} cannot be split into {shares}: part {empty[0]} would be empty. Expected a row in "
+                "each. Give larger shares, or add rows."
             )
-        keys: list[Any] = list(range(len(self))) if group is None else [str(cell) for cell in self.column(group)]
-        order = sorted(set(keys))
-        random.Random(seed).shuffle(order)
-        ends = [round(sum(shares[: i + 1]) * len(order)) for i in range(len(shares))]
-        part_of = {key: sum(place >= end for end in ends[:-1]) for place, key in enumerate(order)}
-        return tuple(self.take(i for i, key in enumerate(keys) if part_of[key] == part) for part in range(len(shares)))
+        return tuple(self.take(part) for part in parts)
 
     def require_column(self, name: str) -> None:
         """Raise DataError, with the nearest name, unless there is such a column."""
-        if name not in self.columns:
+        if name not in self.store:
             raise DataError(
                 f"{self.name} has no column {name!r}. Expected one of {list(self.columns)}."
                 f"{nearest(name, self.columns)} "
@@ -135,65 +163,58 @@ class Table:
                 "if this table has none."
             )
 
+    def _column(self, name: str) -> Column:
+        self.require_column(name)
+        return self.store[name]
 
-def read_table(
-    source: Any, *, columns: Mapping[str, str | None] | None = None, root: str | Path | None = None
-) -> Table:
-    """Read a table of samples: one row a sample, one column a modality or a label.
+    def _lines(self, places: Tensor) -> Tensor:
+        return places if self.numbers is None else self.numbers[places]
 
-    Empty cells are absent modalities and unknown labels. Cells are kept as they are written: ``007``, ``1.0`` and
-    ``NA`` are labels. Paths in cells are relative to the table.
+    def _place(self, row: int) -> int:
+        """Where a row is in the store."""
+        if not -len(self) <= row < len(self):
+            raise IndexError(f"{self.name} has rows 0 to {len(self) - 1}. Got {row}.")
+        return row % len(self) if self.chosen is None else int(self.chosen[row])
 
-    Args:
-        source: a ``.csv`` or ``.jsonl`` file, a pandas frame (missing values are empty cells), or a list of rows, each
-            a mapping from column to cell.
-        columns: names that differ: ``{"image": "photo_file"}`` reads the modality ``image`` from the column
-            ``photo_file``; ``{"audio": None}`` says that this table has no ``audio`` at all.
-        root: what paths are relative to, if not the folder of the file (for a frame or a list: the working folder).
-
-    Raises:
-        DataError: the file is missing, empty, of an unknown kind, or has a broken line; the message names the line.
-    """
-    if hasattr(source, "to_dict") and hasattr(source, "columns"):
-        name, folder, (header, numbered) = "the frame", Path.cwd(), read_frame(source)
-    elif isinstance(source, list | tuple):
-        name, folder, (header, numbered) = "the list", Path.cwd(), gather(enumerate(source))
-    else:
-        path = Path(source)
-        name, folder, (header, numbered) = path.name, path.parent, read_file(path)
-    if not numbered:
-        raise DataError(f"{name} has no rows. Expected at least one below the header. Is it the right file?")
-    table = Table(
-        name=name,
-        root=Path(root) if root is not None else folder,
-        columns=tuple(header),
-        rows=tuple(row for _, row in numbered),
-        lines=tuple(line for line, _ in numbered),
-    )
-    return _rename(table, columns or {})
+    def _places(self, rows: Iterable[int] | Tensor | None = None) -> Tensor:
+        """Where some rows, or all, are in the store."""
+        if rows is None:
+            return torch.arange(len(self)) if self.chosen is None else self.chosen
+        places = rows if isinstance(rows, Tensor) else torch.tensor(list(rows), dtype=torch.int64)
+        size = len(self)
+        if places.dtype == torch.bool or places.dim() != 1:
+            raise TypeError(
+                f"{self.name}: rows are chosen by a {places.dtype} tensor with {places.dim()} axes. Expected a list of "
+                "their numbers. Use mask.nonzero().flatten() of a mask."
+            )
+        if len(places) and not (-size <= int(places.min()) and int(places.max()) < size):
+            raise IndexError(f"{self.name} has rows 0 to {size - 1}. Got {places.min()} to {places.max()}.")
+        places = places.long() % size if len(places) else places.long()  # -1 is the last
+        return places if self.chosen is None else self.chosen[places]
 
 
-def _rename(table: Table, columns: Mapping[str, str | None]) -> Table:
-    for name in columns.values():
-        if name is not None:
-            table.require_column(name)
-    kept = [name for name in table.columns if name not in columns and name not in columns.values()]
-    taken = {**{name: name for name in kept}, **columns}
-    rows = tuple({new: None if old is None else row[old] for new, old in taken.items()} for row in table.rows)
-    return replace(table, columns=tuple(taken), rows=rows)
+class Rows(Sequence[Mapping[str, Any]]):
+    """A table as a sequence of mappings from column to cell."""
 
+    def __init__(self, table: Table) -> None:
+        self.table = table
 
-def _labels(cell: Any, separator: str | None) -> list[str]:
-    parts = cell if isinstance(cell, list) else str(cell).split(separator)
-    return [part.strip() for part in parts if part.strip()]
+    def __len__(self) -> int:
+        return len(self.table)
 
+    def __getitem__(self, row: Any) -> Any:
+        if isinstance(row, slice):
+            return Rows(self.table.take(range(*row.indices(len(self)))))
+        return {name: self.table.cell(row, name) for name in self.table.columns}
 
-def _number_or_text(labels: Iterable[str]) -> Any:
-    """Sort key: by value if every label is a number, else as text."""
-    try:
-        values = {label: float(label) for label in labels}
-    except ValueError:
-        return str
-    if not all(map(math.isfinite, values.values())):
-        return str  # nothing is above or below NaN: the order would depend on chance
-    return lambda label: (values[label], label)
+    def __iter__(self) -> Iterator[Mapping[str, Any]]:
+        for first in range(0, len(self), 4096):
+            some = range(first, min(first + 4096, len(self)))
+            cells = [self.table.cells(some, name) for name in self.table.columns]
+            for row in zip(*cells, strict=True):
+                yield dict(zip(self.table.columns, row, strict=True))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, (Rows, list, tuple)):
+            return NotImplemented
+        return len(self) == len(other) and all(mine == yours for mine, yours in zip(self, other, strict=True))

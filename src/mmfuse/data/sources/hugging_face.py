@@ -1,0 +1,71 @@
+"""Datasets of the Hugging Face library, read from their files when asked."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmfuse.data.columns import Column
+from mmfuse.data.columns.objects import distinct_cells
+from mmfuse.data.errors import DataError
+from mmfuse.data.sources.arrow import column_of_chunks
+from mmfuse.data.sources.own import read_dataset
+from mmfuse.data.sources.source import Source
+
+_AT_ONCE = 4096  # rows
+
+
+def is_hugging_face(source: Any) -> bool:
+    """Whether this is a dataset, a dictionary of datasets or a stream of that library; without an import of it."""
+    return any(kind.__module__.split(".")[0] == "datasets" for kind in type(source).__mro__)
+
+
+def read_hugging_face(dataset: Any) -> Source:
+    """One split. Pictures and sounds are not decoded but given as bytes or path; class labels as their names."""
+    if isinstance(dataset, dict):
+        raise DataError(
+            f"This is a {type(dataset).__name__} of {sorted(map(str, dataset))}. Expected one of these splits. "
+            f"Choose it: dataset[{next(iter(dataset), 'train')!r}]."
+        )
+    if not hasattr(dataset, "__len__"):
+        raise DataError(
+            f"This is a {type(dataset).__name__}, which has no length. Expected a dataset of rows. "
+            "Load it without streaming=True."
+        )
+    if dataset.format["type"] == "custom":  # the user's own set_transform
+        return read_dataset(dataset)
+    columns = {name: HuggingFaceColumn(dataset, name) for name in dataset.column_names}
+    return Source("the dataset", Path.cwd(), columns)
+
+
+class HuggingFaceColumn:
+    """One column, on disk."""
+
+    def __init__(self, dataset: Any, name: str) -> None:
+        self.name = name
+        self.dataset = dataset.select_columns([name]).with_format("arrow")
+        self.classes = getattr(dataset.features[name], "names", None)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def cell(self, row: int) -> Any:
+        return self._read(torch.tensor([row]))[0]
+
+    def cells(self, rows: Tensor) -> list[Any]:
+        return [cell for some in rows.split(_AT_ONCE) for cell in self._read(some)]
+
+    def distinct(self, rows: Tensor) -> tuple[list[Any], Tensor]:
+        return distinct_cells(self.cells(rows))
+
+    def array(self) -> None:
+        return None
+
+    def _read(self, rows: Tensor) -> list[Any]:
+        table = self.dataset[rows.tolist()]
+        column: Column = column_of_chunks(list(table.column(self.name).chunks))
+        cells = column.cells(torch.arange(len(column)))
+        if self.classes is None:
+            return cells
+        return [None if cell is None or cell < 0 else self.classes[cell] for cell in cells]  # -1: not known
