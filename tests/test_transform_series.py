@@ -1,0 +1,378 @@
+"""Time series: from every form of cell, evenly and unevenly sampled, with gaps, standardised by the training table."""
+
+import io
+import json
+import math
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+import mmfuse
+from mmfuse import MultimodalModel
+from mmfuse._record import arguments_of
+from mmfuse.data import DataError, read_table, series_statistics
+from mmfuse.data.transforms import SeriesTransform, Transform
+from mmfuse.encoders import SeriesEncoder
+from mmfuse.fusion import Concat
+from mmfuse.tasks import Classification
+
+NAN = float("nan")
+SERIES = np.array([[1.0, 10.0], [2.0, 30.0], [4.0, 20.0], [3.0, 50.0]])
+SECONDS = np.array([0.0, 0.5, 1.0, 3.0])
+PLAIN = SeriesTransform(2, mean=[2.0, 20.0], std=[0.5, 10.0])
+STANDARD = torch.tensor([[-2.0, -1.0], [0.0, 1.0], [4.0, 0.0], [2.0, 3.0]])
+
+
+def saved(**arrays):
+    file = io.BytesIO()
+    np.savez(file, **arrays) if len(arrays) > 1 else np.save(file, next(iter(arrays.values())))
+    return file.getvalue()
+
+
+def write(folder, kind):
+    """The series as a file, by its bytes and by its path."""
+    path = folder / f"series.{kind}"
+    if kind == "npy":
+        np.save(path, SERIES)
+    elif kind == "npz":
+        np.savez_compressed(path, SERIES)
+    elif kind == "csv":
+        path.write_text("x,y\n" + "\n".join(",".join(map(str, row)) for row in SERIES.tolist()) + "\n")
+    else:
+        import pyarrow
+        import pyarrow.parquet
+
+        pyarrow.parquet.write_table(pyarrow.table({"x": SERIES[:, 0], "y": SERIES[:, 1]}), path)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["npy", "npz", "csv", "parquet"])
+def test_a_file_is_read_by_its_path_and_by_its_bytes(tmp_path, kind):
+    path = write(tmp_path, kind)
+
+    by_path, by_bytes = PLAIN(path), PLAIN(path.read_bytes())
+
+    torch.testing.assert_close(by_path, STANDARD)
+    torch.testing.assert_close(by_bytes, STANDARD)
+
+
+@pytest.mark.parametrize(
+    "cell", [SERIES, SERIES.astype(np.int16), SERIES.tolist(), torch.from_numpy(SERIES).half(), SERIES.tolist()]
+)
+def test_arrays_tensors_and_lists_are_series(cell):
+    torch.testing.assert_close(PLAIN(cell), STANDARD)
+
+
+def test_one_channel_may_have_one_axis():
+    series = SeriesTransform(1)([1.0, 2.0, 4.0])
+
+    torch.testing.assert_close(series, torch.tensor([[1.0], [2.0], [4.0]]))
+
+
+def test_a_large_level_keeps_its_small_changes():
+    # float32 has steps of 64 at a thousand million: standardised first, in float64.
+    series = SeriesTransform(1, mean=[1e9], std=[1.0])([1e9, 1e9 + 1, 1e9 - 2])
+
+    torch.testing.assert_close(series[:, 0], torch.tensor([0.0, 1.0, -2.0]))
+
+
+def test_gaps_are_filled_with_the_mean_flagged_and_timed():
+    transform = SeriesTransform(2, mean=[2.0, 20.0], std=[0.5, 10.0], gaps="keep")
+
+    series = transform([[1.0, None], [None, None], [None, 40.0], [3.0, 20.0], [3.0, 20.0]])
+
+    assert transform.width == series.shape[1] == 6
+    torch.testing.assert_close(series[:, 0], torch.tensor([-2.0, 0, 0, 2, 2]))
+    torch.testing.assert_close(series[:, 1], torch.tensor([0.0, 0, 2, 0, 0]))
+    torch.testing.assert_close(series[:, 2:4].T, torch.tensor([[1.0, 0, 0, 1, 1], [0, 0, 1, 1, 1]]))
+    torch.testing.assert_close(series[:, 4].exp(), torch.tensor([1.0, 1, 2, 3, 1]))  # the first is set to 0
+    torch.testing.assert_close(series[:, 5].exp(), torch.tensor([1.0, 1, 2, 1, 1]))
+
+
+def test_the_time_since_a_channel_was_seen_equals_the_equation_of_gru_d():
+    generator = np.random.default_rng(0)
+    series = generator.normal(size=(30, 3))
+    series[generator.random((30, 3)) < 0.6] = NAN
+    seconds = np.cumsum(generator.random(30) + 0.1)
+
+    got = SeriesTransform(3, times=3, gaps="keep")(np.c_[series, seconds])[:, 6:]
+
+    for channel in range(3):
+        delta = 0.0
+        for t in range(1, 30):
+            seen = not math.isnan(series[t - 1, channel])
+            delta = seconds[t] - seconds[t - 1] + (0.0 if seen else delta)
+            assert math.isclose(got[t, channel], math.log(delta), abs_tol=1e-5)
+    torch.testing.assert_close(got[0], torch.zeros(3))
+
+
+def test_uneven_steps_carry_the_standardised_logarithm_of_the_time_between_them():
+    transform = SeriesTransform(2, mean=[2.0, 20.0, 0.3], std=[0.5, 10.0, 2.0], times=0)
+
+    series = transform(np.c_[SECONDS, SERIES])
+
+    torch.testing.assert_close(series[:, :2], STANDARD)
+    between = [(math.log(s) - 0.3) / 2 for s in (0.5, 0.5, 2.0)]
+    torch.testing.assert_close(series[:, 2], torch.tensor([0.0, *between]))
+
+
+def test_times_are_found_by_number_and_by_name(tmp_path):
+    expected = SeriesTransform(2, times=0)(np.c_[SECONDS, SERIES])
+    table = "x,seconds,y\n" + "\n".join(f"{x},{t},{y}" for t, (x, y) in zip(SECONDS, SERIES, strict=True))
+    (tmp_path / "a.csv").write_text(table)
+    cells = [
+        saved(seconds=SECONDS, values=SERIES),
+        {"seconds": SECONDS.tolist(), "values": SERIES.tolist()},
+        tmp_path / "a.csv",
+        table.encode(),
+    ]
+
+    for cell in cells:
+        torch.testing.assert_close(SeriesTransform(2, times="seconds")(cell), expected)
+    torch.testing.assert_close(SeriesTransform(2, times=-1)(np.c_[SERIES, SECONDS]), expected)
+
+
+def test_an_even_rate_interpolates_lines():
+    seconds = np.array([5.0, 5.1, 5.35, 5.9, 6.0])
+    lines = np.c_[2 * seconds, -seconds]
+
+    series = SeriesTransform(2, times=0, rate_hz=10)(np.c_[seconds, lines])
+
+    grid = torch.arange(11, dtype=torch.float64) / 10 + 5
+    torch.testing.assert_close(series, torch.stack([2 * grid, -grid], dim=1).float())
+
+
+def test_a_tone_keeps_its_frequency_at_an_even_rate():
+    generator = np.random.default_rng(0)
+    seconds = np.sort(generator.random(4000)) * 4
+    tone = np.sin(2 * np.pi * 7 * seconds)
+
+    series = SeriesTransform(1, times=0, rate_hz=64)(np.c_[seconds, tone])
+
+    spectrum = torch.fft.rfft(series[:, 0][:256] if len(series) > 256 else series[:, 0]).abs()
+    assert abs(spectrum.argmax().item() * 64 / min(len(series), 256) - 7) <= 0.25
+
+
+def test_nothing_is_interpolated_in_a_long_gap():
+    cell = np.c_[[0.0, 1.0, 5.0, 6.0], [0.0, 1.0, 5.0, 6.0]]
+
+    series = SeriesTransform(1, times=0, rate_hz=2, max_gap_s=1.5, gaps="keep")(cell)
+
+    observed = [1, 1, 1, *[0] * 7, 1, 1, 1]  # at 0, 0.5 and 1, then at 5, 5.5 and 6
+    torch.testing.assert_close(series[:, 1], torch.tensor(observed).float())
+    torch.testing.assert_close(series[:, 0], torch.arange(13) / 2 * torch.tensor(observed))
+    with pytest.raises(ValueError, match=r"7 of 13 values missing \(NaN\), or in a gap of more than max_gap_s=1.5"):
+        SeriesTransform(1, times=0, rate_hz=2, max_gap_s=1.5)(cell)
+
+
+def test_each_channel_is_interpolated_between_its_own_observations():
+    cell = [[0.0, 0.0, 3.0], [0.5, None, 4.0], [1.0, 2.0, None]]
+
+    series = SeriesTransform(2, times=0, rate_hz=4, gaps="keep")(cell)
+
+    torch.testing.assert_close(series[:, 0], torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0]))
+    torch.testing.assert_close(series[:, 1], torch.tensor([3.0, 3.5, 4.0, 0.0, 0.0]))
+    torch.testing.assert_close(series[:, 3], torch.tensor([1.0, 1.0, 1.0, 0.0, 0.0]))
+
+
+def test_what_is_cut_off_is_counted():
+    transform = SeriesTransform(1, max_steps=3)
+
+    tensors, lost = transform.batch([[1.0] * 5, [1.0, 2.0], [1.0] * 3])
+
+    assert [len(t) for t in tensors] == [3, 2, 3]
+    assert lost == [2, 0, 0]
+    assert SeriesTransform(1).batch([[1.0] * 5])[1] == [0]
+
+
+@pytest.mark.parametrize("options", [{}, {"gaps": "keep"}, {"times": 0}, {"times": 0, "gaps": "keep", "rate_hz": 5}])
+def test_keeps_the_protocol_of_a_transform(options):
+    transform = SeriesTransform(3, **options)
+
+    again = pickle.loads(pickle.dumps(transform))
+
+    assert isinstance(transform, Transform)
+    assert arguments_of(again) == {"channels": 3, **options}
+    assert transform.blank().shape == (1, transform.width)
+
+
+# Statistics of the training table
+
+
+def table_of(*cells, **options):
+    return read_table([{"series": cell, "label": "ab"[i % 2]} for i, cell in enumerate(cells)], **options)
+
+
+def test_statistics_are_over_all_observed_steps_of_all_series():
+    generator = np.random.default_rng(0)
+    parts = [generator.normal(size=(n, 2)) * [1, 1e-3] + [0, 1e6] for n in (3, 50, 1)]
+    parts[1][5:9, 0] = NAN
+
+    found = series_statistics(table_of(parts[0], None, parts[1], parts[2]), "series", reading={"gaps": "keep"})
+
+    together = np.concatenate(parts)
+    assert found["channels"] == 2
+    np.testing.assert_allclose(found["mean"], np.nanmean(together, axis=0), rtol=1e-12)
+    np.testing.assert_allclose(found["std"], np.nanstd(together, axis=0), rtol=1e-6)  # a level of 1e9 deviations
+    assert found["reading"] == {"gaps": "keep"}
+
+
+def test_a_constant_channel_has_the_deviation_one():
+    found = series_statistics(table_of([[0.1, 1.0], [0.1, 2.0]], [[0.1, 3.0]] * 7), "series")
+
+    assert found["std"][0] == 1.0
+    assert SeriesTransform(**found)([[0.1, 2.0]]).abs()[0, 0] < 1e-6
+
+
+def test_statistics_of_uneven_steps_have_one_for_the_time_between_them():
+    cells = [np.c_[SECONDS, SERIES], np.c_[SECONDS * 2, SERIES]]
+
+    found = series_statistics(table_of(*cells), "series", reading={"times": 0})
+
+    logs = np.log([0.5, 0.5, 2.0, 1.0, 1.0, 4.0])
+    np.testing.assert_allclose(found["mean"], [2.5, 27.5, logs.mean()])
+    np.testing.assert_allclose(found["std"][2], logs.std())
+
+
+def test_standardised_training_data_has_mean_zero_and_deviation_one(tmp_path):
+    generator = np.random.default_rng(1)
+    for i in range(5):
+        np.save(tmp_path / f"{i}.npy", generator.normal(size=(4 + i, 3)) * [1, 5, 0.1] + [0, 7, -3])
+    table = table_of(*[f"{i}.npy" for i in range(5)], root=tmp_path)
+
+    transform = SeriesTransform(**series_statistics(table, "series"))
+
+    steps = torch.cat([transform(tmp_path / f"{i}.npy") for i in range(5)])
+    torch.testing.assert_close(steps.mean(dim=0), torch.zeros(3), rtol=0, atol=1e-5)
+    torch.testing.assert_close(steps.std(dim=0, correction=0), torch.ones(3))
+
+
+def test_a_loaded_model_standardises_as_the_training_table_did(tmp_path):
+    train = table_of(SERIES, SERIES * 3)
+    test = table_of(SERIES * 1000)
+    encoder = SeriesEncoder(8, **series_statistics(train, "series", reading={"gaps": "keep", "max_steps": 3}))
+    model = MultimodalModel(
+        {"series": encoder}, Concat({"series": 8}, dim=8), {"label": Classification(8, classes=["a", "b"])}
+    ).eval()
+
+    mmfuse.save(model, tmp_path / "model")
+    loaded = mmfuse.load(tmp_path / "model")
+
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert config["model"]["arguments"]["encoders"]["series"]["arguments"]["mean"] == [5.0, 55.0]
+    cell = test.cell(0, "series")
+    read = loaded.encoders["series"].transform()
+    torch.testing.assert_close(read(cell), encoder.transform(True)(cell), rtol=0, atol=0)
+    assert read.batch([SERIES])[1] == [1]
+    both = np.concatenate([SERIES, SERIES * 3])
+    expected = (SERIES[:3] * 1000 - both.mean(axis=0)) / both.std(axis=0)
+    torch.testing.assert_close(read(cell)[:, :2], torch.from_numpy(expected).float())
+
+
+# What is refused
+
+
+@pytest.mark.plain
+@pytest.mark.parametrize(
+    ("options", "cell", "message"),
+    [
+        ({}, np.zeros((5, 3)), r"has shape \(5, 3\): 3 channels\. Expected \(time, 2\)\. Choose the columns"),
+        ({}, np.zeros((2, 9)), r"Expected \(time, 2\)\. Its first axis has 2: turn it round, array\.T"),
+        ({}, [1.0, 2.0], r"has shape \(2, 1\): 1 channels\. Expected \(time, 2\)"),
+        ({}, np.zeros((5, 2, 2)), r"has shape \(5, 2, 2\)\. Expected \(time, channel\).*Flatten the other axes"),
+        ({}, np.zeros((0, 2)), r"has 0 steps, and no number in them\. Expected at least one\. Leave the cell empty"),
+        ({"gaps": "keep"}, np.full((4, 2), NAN), r"has 4 steps, and no number in them"),
+        ({}, [[1.0, 2.0], [1.0, None], [None, 2.0]], r"has 2 of 6 values missing.*the first in channel 1 at step 1\."),
+        ({}, [[1.0, 2.0], [1.0, None]], r"Expected every value\. Fill them.*reading=\{'gaps': 'keep'\}"),
+        ({}, [[1.0, 2.0], [math.inf, 2.0]], r"has 1 infinite values, the first in channel 0 at step 1\. Expected fin"),
+        ({"std": [1e-30, 1]}, [[1e30, 2.0]], r"has 1 values that float32 cannot hold when standardised.*Mend"),
+        ({}, [["a", "b"]], r"Expected"),
+        ({}, [[1.0, 2.0], [1.0]], r"Expected"),
+        ({}, {"t": [1.0], "v": [[1.0, 2.0]]}, r"is a mapping with \['t', 'v'\].*times='its name'"),
+        (
+            {"times": 0},
+            np.c_[SECONDS[::-1], SERIES],
+            r"do not grow at 3 steps, the first is step 1: 1 after 3\. Expect",
+        ),
+        ({"times": 0}, np.c_[[0, 1, 1, 2], SERIES], r"do not grow at 1 steps, the first is step 2: 1 after 1\. .*Sort"),
+        ({"times": 0}, np.c_[[NAN, 1, 2, 3], SERIES], r"do not grow at 2 steps, the first is step 0: nan\. Expected"),
+        ({"times": 0}, np.c_[[0, 1, 2, math.inf], SERIES], r"the first is step 3: inf after 2\. Expected finite"),
+        ({"times": 5}, np.c_[SECONDS, SERIES], r"has 3 columns, and its times should be column 5\. Expected a number"),
+        ({"times": "t"}, SERIES, r"is a ndarray, which has no names, and its times should be 't'\. Expected a mapping"),
+        ({"times": "t"}, {"tt": [1.0], "v": [[1.0, 2.0]]}, r"has no 't', only \['tt', 'v'\].*Did you mean 'tt'\?"),
+        ({"times": "t"}, {"t": [1.0], "v": [1.0], "w": [2.0]}, r"arrays \['v', 'w'\] beside 't'\. Expected one, with"),
+        ({"times": "t"}, {"t": [1.0], "v": [[1.0, 2.0]] * 3}, r"times of shape \(1,\) for 3 steps\. Expected one num"),
+        ({"times": 0, "rate_hz": 1e6}, np.c_[SECONDS * 1e9, SERIES], r"lasts 3e\+09 seconds: .* steps at 1e\+06 Hz.*"),
+        ({"max_bytes": 40}, SERIES, r"."),
+    ],
+)
+def test_says_what_is_wrong_with_a_series(options, cell, message):
+    transform = SeriesTransform(2, **options)
+
+    if options.get("max_bytes"):
+        cell = saved(values=cell)
+        message = r"takes 64 bytes\. Expected at most 40.*raise max_bytes"
+
+    with pytest.raises(ValueError, match=message) as caught:
+        transform(cell)
+    assert len(str(caught.value)) <= 400
+
+
+@pytest.mark.plain
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mean": [1.0]}, r"got mean of shape \(1,\) for channels=2\. Expected 2 finite numbers, one a channel\. Take"),
+        (
+            {"std": [1.0, 2.0], "times": 0},
+            r"std of shape \(2,\).*Expected 3 finite numbers, one a channel, and one for",
+        ),
+        ({"mean": [1.0, NAN]}, r"Expected 2 finite numbers"),
+        ({"std": [1.0, 0.0]}, r"got std\[1\]=0\.0\. Expected a number above 0"),
+        ({"rate_hz": 10}, r"got rate_hz=10 without times\. Expected to know when.*times=0"),
+        ({"rate_hz": -1, "times": 0}, r"got rate_hz=-1\. Expected a number above 0"),
+        ({"max_steps": 0}, r"got max_steps=0\. Expected a number above 0"),
+        ({"gaps": "kep"}, r"got gaps='kep'\. Expected one of \['error', 'keep'\]\. Did you mean 'keep'\?"),
+        ({"channels": 0}, r"got channels=0\. Expected a number above 0"),
+    ],
+)
+def test_says_what_is_wrong_with_a_setting(options, message):
+    with pytest.raises(ValueError, match=message):
+        SeriesTransform(**{"channels": 2} | options)
+
+
+@pytest.mark.plain
+def test_statistics_name_the_line_of_a_cell_that_cannot_be_used(tmp_path):
+    np.save(tmp_path / "a.npy", SERIES)
+    np.save(tmp_path / "b.npy", SERIES[:, :1])
+    (tmp_path / "t.csv").write_text("series,label\na.npy,x\n,x\nb.npy,y\n")
+    (tmp_path / "gone.csv").write_text("series,label\nc.npy,x\n")
+    (tmp_path / "empty.csv").write_text("series,label\n,x\n")
+
+    with pytest.raises(
+        DataError, match=r"t\.csv line 4, column 'series', 'b\.npy': .*1 channels\. Expected \(time, 2\)"
+    ):
+        series_statistics(read_table(tmp_path / "t.csv"), "series")
+    with pytest.raises(DataError, match=r"gone\.csv line 2, column 'series', 'c\.npy': no such file.*Mend or empty"):
+        series_statistics(read_table(tmp_path / "gone.csv"), "series")
+    with pytest.raises(DataError, match=r"empty\.csv: column 'series' has no series\. Expected at least one"):
+        series_statistics(read_table(tmp_path / "empty.csv"), "series")
+    with pytest.raises(DataError, match=r"has no column 'sries'.*Did you mean 'series'"):
+        series_statistics(read_table(tmp_path / "t.csv"), "sries")
+    with pytest.raises(ValueError, match=r"reading=\.\.\.\): unknown keyword 'gap'\..*Did you mean 'gaps'\?"):
+        series_statistics(read_table(tmp_path / "t.csv"), "series", reading={"gap": "keep"})
+
+
+def test_objects_of_python_are_refused_and_never_run(tmp_path):
+    class Canary:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "ran"), "w"))
+
+    path = tmp_path / "bad.npy"
+    np.save(path, np.array([Canary()], dtype=object), allow_pickle=True)
+
+    with pytest.raises(ValueError, match="Python objects"):
+        SeriesTransform(1)(path)
+    assert not (tmp_path / "ran").exists()
