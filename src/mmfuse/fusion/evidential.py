@@ -50,7 +50,9 @@ class EvidentialFusion(nn.Module):
 
     Use: for one class out of several, where an answer must say how far it can be trusted, or modalities differ in
     quality from sample to sample. ``dim`` is the number of classes, and the task is ``EvidentialClassification``. Each
-    modality decides alone: what lies in a combination of them is not seen.
+    modality decides alone: what lies in a combination of them is not seen. Evidence grows slowly, and the penalty on
+    evidence for wrong classes takes it from a noisy modality: where all are noisy, expect several times the epochs of
+    a weighted average, and less accuracy.
 
     Args:
         dims: width of each modality.
