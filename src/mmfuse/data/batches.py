@@ -72,7 +72,7 @@ class BatchDataset(Dataset):
         """What stands in a cell, in a few letters, for messages."""
 
     @abstractmethod
-    def _values(self, rows: list[int], epoch: int, problems: "Problems") -> tuple[dict[str, Values], dict[str, Target]]:
+    def _values(self, rows: Tensor, epoch: int, problems: "Problems") -> tuple[dict[str, Values], dict[str, Target]]:
         """The modalities and the labels of some rows."""
 
     @property
@@ -85,15 +85,16 @@ class BatchDataset(Dataset):
         epochs = {key[0] if isinstance(key, tuple) else 0 for key in keys}
         if len(epochs) != 1:
             raise ValueError(f"{type(self).__name__} got rows of the epochs {sorted(epochs)}. Expected rows of one.")
-        return self.accept(self.read([key[1] if isinstance(key, tuple) else key for key in keys], epochs.pop()))
+        rows = torch.tensor([key[1] if isinstance(key, tuple) else key for key in keys])
+        return self.accept(self.read(rows, epochs.pop()))
 
-    def read(self, rows: list[int], epoch: int) -> Read:
+    def read(self, rows: Tensor, epoch: int) -> Read:
         """A batch of some rows, and what went wrong.
 
         Raises:
             DataError: a row cannot be read, and ``on_error`` is ``"raise"``.
         """
-        problems = Problems(self, rows)
+        problems = Problems(self, rows.tolist())
         values, targets = self._values(rows, epoch, problems)
         inputs = {name: self._input(name, part, problems) for name, part in values.items()}
         if problems.found and self.on_error == "skip":
@@ -101,7 +102,7 @@ class BatchDataset(Dataset):
             inputs = {name: _only(part, kept) for name, part in inputs.items()}
             targets = {name: Target(part.values, part.known & kept) for name, part in targets.items()}
         lost = {name: part.lost for name, part in values.items() if part.lost is not None}
-        return Read(Batch(inputs, targets), rows, problems.found, lost)
+        return Read(Batch(inputs, targets), problems.rows, problems.found, lost)
 
     def accept(self, read: Read) -> Batch:
         """The batch, once its problems have been counted. Called where batches arrive, not in a worker."""

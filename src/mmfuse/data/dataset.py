@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mmfuse.contracts import Target
 from mmfuse.data.batches import BatchDataset, Key, Problems
@@ -63,7 +63,7 @@ class TableDataset(BatchDataset):
         """The sample of ``(epoch, row)``, or of a row in epoch 0; what cannot be read is absent or raises."""
         epoch, row = key if isinstance(key, tuple) else (0, key)
         problems = Problems(self, [row])
-        values, _ = self._values([row], epoch, problems)
+        values, _ = self._values(torch.tensor([row]), epoch, problems)
         inputs = {name: part.tensors[0] for name, part in values.items()}
         if problems.found and self.on_error == "skip":
             return Sample(dict.fromkeys(inputs), dict.fromkeys(self.targets))
@@ -81,14 +81,13 @@ class TableDataset(BatchDataset):
         """The text of a cell."""
         return self.readers[modality].content(row)
 
-    def _values(self, rows: list[int], epoch: int, problems: Problems) -> tuple[dict[str, Values], dict[str, Target]]:
+    def _values(self, rows: Tensor, epoch: int, problems: Problems) -> tuple[dict[str, Values], dict[str, Target]]:
         values = {
             name: reader.read(rows, epoch, problems.of(name, reader.where), self.mark)
             for name, reader in self.readers.items()
         }
-        chosen = torch.tensor(rows)
         targets = {
-            name: self.targets[name].take(chosen) if name in self.targets else make_target([None] * len(rows), blank)
+            name: self.targets[name].take(rows) if name in self.targets else make_target([None] * len(rows), blank)
             for name, blank in self._blanks.items()
         }
         return values, targets

@@ -52,50 +52,31 @@ def encode_labels(table: Table, name: str, task: Any) -> Labels:
     """
     cells, codes = _different(table, name)
     blank = task.blank()
+    if not len(cells):
+        return Labels(blank[None], codes)
     try:
         values = _encode_all(task, cells)
     except ValueError:
         raise DataError(_explain(table, name, task, cells, codes)) from None
-    return Labels(torch.cat([blank[None], values.to(blank.dtype)]) if cells else blank[None], codes)
+    return Labels(torch.cat([blank[None], values.to(blank.dtype)]), codes)
 
 
-def _different(table: Table, name: str) -> tuple[Sequence[Any], Tensor]:
+def _different(table: Table, name: str) -> tuple[Sequence[Any] | Tensor, Tensor]:
     """The different cells of a column, and the place of each row's among them, from 1; 0 where it is empty."""
     array = table.array(name)
-    if array is not None and array.dim() == 1:
-        found, codes = array.unique(return_inverse=True)
-        return found.tolist(), codes + 1
-    if array is not None:
-        return list(array), torch.arange(1, len(array) + 1)
-    places: dict[Any, int] = {}
-    cells: list[Any] = []
-    rows = []
-    for cell in table.column(name):
-        key = cell if type(cell) is str or cell is None else _key(cell)
-        if key is None:
-            rows.append(0)
-            continue
-        if (place := places.get(key)) is None:
-            cells.append(cell)
-            place = places[key] = len(cells)
-        rows.append(place)
-    return cells, torch.tensor(rows, dtype=torch.int64)
+    if array is not None and array.dim() > 1:  # yes or no for each class
+        return array, torch.arange(1, len(array) + 1)
+    cells, codes = table.distinct(name)
+    return cells, codes + 1
 
 
-def _key(cell: Any) -> Any:
-    """What tells cells apart: 1, 1.0 and True are three, as their texts are."""
-    if isinstance(cell, list | tuple):
-        return tuple(map(_key, cell))
-    return (type(cell), cell) if isinstance(cell, str | int | float) else (type(cell), id(cell))
-
-
-def _encode_all(task: Any, cells: Sequence[Any]) -> Tensor:
+def _encode_all(task: Any, cells: Sequence[Any] | Tensor) -> Tensor:
     if hasattr(task, "encode_all"):
         return task.encode_all(cells)
-    return torch.stack([task.encode(cell) for cell in cells]) if cells else torch.empty(0)
+    return torch.stack([task.encode(cell) for cell in cells])
 
 
-def _explain(table: Table, name: str, task: Any, cells: Sequence[Any], codes: Tensor) -> str:
+def _explain(table: Table, name: str, task: Any, cells: Sequence[Any] | Tensor, codes: Tensor) -> str:
     """The message of the first cell that is no label, with all its lines, and the names of some others."""
     first, others = "", []
     for place, cell in enumerate(cells, start=1):

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from mmfuse._checks import require_known_names, require_positive
@@ -105,9 +106,10 @@ class Loader:
         self._mix = mix
         self._seed = seed
         self._order = _Order(len(dataset), batch_size, shuffle=shuffle, seed=seed)
-        self._settings: dict[str, Any] = {"num_workers": workers, "persistent_workers": workers > 0}
+        self._workers = workers
         self._timeout = timeout
-        self._start()
+        self._pin = torch.cuda.is_available()
+        self._flight: Flight | None = None
 
     def __len__(self) -> int:
         return len(self._order)
@@ -123,34 +125,41 @@ class Loader:
                 batch = self._mix(batch, self.dataset.tasks, self.dataset.transforms, (self._seed, epoch, number))
             yield batch
 
-    def _start(self) -> None:
-        workers = self._settings["num_workers"]
-        self._flight = Flight(workers, self._order.batch_size, self.dataset.place) if workers else None
-        self._loader = DataLoader(
-            _Reader(self.dataset, self._flight),
-            batch_sampler=self._order,
-            collate_fn=_as_it_is,
-            pin_memory=torch.cuda.is_available(),
-            timeout=self._timeout if workers else 0,
-            generator=torch.Generator().manual_seed(self._seed),  # iter() would draw from the global one
-            **self._settings,
-        )
-
     def _reads(self, epoch: int) -> Iterator[Read | DataError]:
         self._order.epoch = epoch
-        if self._flight is None:
-            yield from self._loader
+        if self._workers:
+            yield from self._reads_of_workers()
             return
-        if self._flight.broken:
-            self._start()
-        flight, message = self._flight, ""
+        # A DataLoader would add a third to the time of a batch of features that are in memory.
+        for key in self._order:
+            read = _read(self.dataset, *key)
+            yield read.pin_memory() if self._pin and isinstance(read, Read) else read
+
+    def _start_workers(self) -> None:
+        self._flight = Flight(self._workers, self._order.batch_size, self.dataset.place)
+        self._loader = DataLoader(
+            _Reader(self.dataset, self._flight),
+            batch_sampler=_OrderOfLists(self._order),
+            collate_fn=_as_it_is,
+            num_workers=self._workers,
+            persistent_workers=True,
+            pin_memory=self._pin,
+            timeout=self._timeout,
+            generator=torch.Generator().manual_seed(self._seed),  # iter() would draw from the global one
+        )
+
+    def _reads_of_workers(self) -> Iterator[Read | DataError]:
+        if self._flight is None or self._flight.broken:
+            self._start_workers()
+        flight: Any = self._flight
+        message = ""
         try:
             yield from self._watched(flight)
         except RuntimeError as error:
             message = flight.explain(error, self._timeout)
         if message:  # not in the except: the error would keep the workers alive
             flight.stop()
-            self._start()
+            self._start_workers()
             raise DataError(message)
 
     def _watched(self, flight: Flight) -> Iterator[Read | DataError]:
@@ -179,17 +188,30 @@ class _Order(Sampler):
     def __len__(self) -> int:
         return -(-self.rows // self.batch_size)
 
-    def __iter__(self) -> Iterator[tuple[int, list[int]]]:
+    def __iter__(self) -> Iterator[tuple[int, Tensor]]:
         epoch = self.epoch  # another pass may begin before this one ends
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         order = torch.randperm(self.rows, generator=generator) if self.shuffle else torch.arange(self.rows)
-        return ((epoch, rows.tolist()) for rows in order.split(self.batch_size))
+        return ((epoch, rows) for rows in order.split(self.batch_size))
+
+
+class _OrderOfLists(Sampler):
+    """The same with lists, which are cheaper to send to a worker."""
+
+    def __init__(self, order: _Order) -> None:
+        self.order = order
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __iter__(self) -> Iterator[tuple[int, list[int]]]:
+        return ((epoch, rows.tolist()) for epoch, rows in self.order)
 
 
 class _Reader(Dataset):
-    """Reads whole batches, in a worker or not, and says in which row it is."""
+    """Reads whole batches in a worker, and says in which row it is."""
 
-    def __init__(self, dataset: BatchDataset, flight: Flight | None) -> None:
+    def __init__(self, dataset: BatchDataset, flight: Flight) -> None:
         self.dataset = dataset
         self.flight = flight
 
@@ -197,18 +219,21 @@ class _Reader(Dataset):
         return len(self.dataset)
 
     def __getitems__(self, key: tuple[int, list[int]]) -> Read | DataError:
-        """A DataError is handed on as a value: raised in a worker, its message would arrive inside a traceback."""
         epoch, rows = key
-        worker = get_worker_info()
-        if self.flight is not None and worker is not None:
-            self.dataset.mark = self.flight.begin(worker.id, rows)
+        worker = get_worker_info().id  # type: ignore[union-attr]
+        self.dataset.mark = self.flight.begin(worker, rows)
         try:
-            return self.dataset.read(rows, epoch)
-        except DataError as error:
-            return error
+            return _read(self.dataset, epoch, torch.tensor(rows))
         finally:
-            if self.flight is not None and worker is not None:
-                self.flight.end(worker.id)
+            self.flight.end(worker)
+
+
+def _read(dataset: BatchDataset, epoch: int, rows: Tensor) -> Read | DataError:
+    """A batch. A DataError is handed on as a value: raised in a worker, its message would be inside a traceback."""
+    try:
+        return dataset.read(rows, epoch)
+    except DataError as error:
+        return error
 
 
 def _as_it_is(read: Any) -> Any:

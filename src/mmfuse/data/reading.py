@@ -4,7 +4,6 @@ from collections.abc import Callable, MutableSequence, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from mmfuse.data.seeding import Seeded
@@ -43,18 +42,20 @@ class CellReader:
         self._seed = seed
         self._cache: dict[str, tuple[Tensor, int]] | None = {} if cache and not transform.random else None
         whole = hasattr(transform, "whole") and not transform.random and not self._several
-        self._array = table.array(name) if whole else None
+        # Not table.array: of some rows of a table that would be a copy.
+        self._array = table.store[name].array() if whole else None
         self._by_batch = hasattr(transform, "batch")
 
-    def read(self, rows: list[int], epoch: int, fail: Fail, mark: MutableSequence[int]) -> Values:
+    def read(self, rows: Tensor, epoch: int, fail: Fail, mark: MutableSequence[int]) -> Values:
         """The tensors of some rows. ``mark[0]`` is set to each row before it is read."""
         if self._array is not None:
             whole = self._read_whole(self._array, rows)
             if whole is not None:
                 return Values(whole)
+        numbers = rows.tolist()
         cells = self._cells(rows)
-        found = self._read_together(cells, rows, mark) if self._by_batch and not self._transform.random else None
-        return self._read_each(cells, rows, epoch, fail, mark) if found is None else found
+        found = self._read_together(cells, numbers, mark) if self._by_batch and not self._transform.random else None
+        return self._read_each(cells, numbers, epoch, fail, mark) if found is None else found
 
     def has_any(self) -> bool:
         """Whether any row has this modality at all."""
@@ -72,7 +73,7 @@ class CellReader:
         content = self.content(row)
         return f" file {content}:" if self._transform.takes_path and content else ""
 
-    def _cells(self, rows: list[int]) -> Sequence[Any]:
+    def _cells(self, rows: Tensor) -> Sequence[Any]:
         if not self._several:
             return self._table.cells(rows, self.columns[0])
         columns = [self._table.cells(rows, column) for column in self.columns]
@@ -90,9 +91,10 @@ class CellReader:
     def _path(self, cell: Any) -> Path | Any:
         return self._table.path(cell) if isinstance(cell, str) else cell
 
-    def _read_whole(self, array: Tensor, rows: list[int]) -> Tensor | None:
+    def _read_whole(self, array: Tensor, rows: Tensor) -> Tensor | None:
         try:
-            return self._transform.whole(array.index_select(0, torch.tensor(rows)))
+            places = rows if self._table.chosen is None else self._table.chosen[rows]
+            return self._transform.whole(array.index_select(0, places))
         except Exception:
             return None  # one by one, to find the row
 

@@ -96,10 +96,10 @@ class SampleDataset(BatchDataset):
                 self._explain(name, target, read.rows, check)
         return super().accept(read)
 
-    def _values(self, rows: list[int], epoch: int, problems: Problems) -> tuple[dict[str, Values], dict[str, Target]]:
+    def _values(self, rows: Tensor, epoch: int, problems: Problems) -> tuple[dict[str, Values], dict[str, Target]]:
         samples = []
         with Seeded() as generators:
-            for place, row in enumerate(rows):
+            for place, row in enumerate(rows.tolist()):
                 self.mark[0] = row
                 generators.seed(self._seed, epoch, row)
                 samples.append(self._sample(place, row, problems))

@@ -70,6 +70,13 @@ class MultiLabel(nn.Module):
                 target[self._classes.number(str(name).strip())] = 1.0
         return target
 
+    def encode_all(self, cells: Sequence[Any] | Tensor) -> Float[Tensor, "cell class"]:
+        """Many cells at once; an array of zeros and ones as it is."""
+        if isinstance(cells, Tensor) and cells.shape[1:] == (len(self.classes),):
+            self.require_labels(cells)
+            return cells.float()
+        return torch.stack([self.encode(cell) for cell in cells])
+
     def _from_array(self, array: Tensor) -> Float[Tensor, " class"]:
         if array.shape != (len(self.classes),):
             raise ValueError(
