@@ -34,7 +34,7 @@ class Resampler:
         else:
             made = self._filter(rate_hz)(wave)
         length = -(-len(wave) * self.rate_hz // rate_hz)
-        return torch.nn.functional.pad(made, (0, length - len(made)))  # a negative number cuts
+        return made[:length] if len(made) >= length else torch.cat([made, made.new_zeros(length - len(made))])
 
     def _filter(self, rate_hz: int) -> Any:
         """torchaudio's, with a width and rolloff that come near soxr's."""

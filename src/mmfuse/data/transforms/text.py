@@ -114,20 +114,15 @@ class TextTransform:
                 f"The text has {len(ids)} tokens. Expected at most {self.max_length}, as truncate=False. "
                 "Set truncate=True to have it cut and counted, or a larger max_length, or shorten the text."
             )
-        first, second = segments.count(0), segments.count(1)
-        room = self.max_length - (len(ids) - first - second)
-        keep = _shares(first, second, room)
-        chosen: list[int] = []
-        seen = [0, 0]
+        counts = segments.count(0), segments.count(1)
+        keep = _shares(*counts, self.max_length - (len(ids) - sum(counts)))
         left = self.tokenizer.truncation_side == "left"
-        skip = [(first - keep[0]) * left, (second - keep[1]) * left]
-        for token, segment in zip(ids, segments, strict=True):
-            if segment is not None:
-                seen[segment] += 1
-                if not skip[segment] < seen[segment] <= skip[segment] + keep[segment]:
-                    continue
-            chosen.append(token)
-        return chosen, len(ids) - len(chosen)
+        cut = ids
+        for segment in (1, 0):  # from the end, so that what is to be cut stays in its place
+            if lost := counts[segment] - keep[segment]:
+                start = segments.index(segment) + (0 if left else keep[segment])
+                cut = cut[:start] + cut[start + lost :]
+        return cut, len(ids) - len(cut)
 
 
 def require_columns(owner: str, columns: Sequence[str]) -> None:
