@@ -54,6 +54,25 @@ def test_every_parameter_learns_beside_absent_images(name):
     require_finite_gradients(encoder, features)
 
 
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("name", ["resnet18", "convnext"])
+def test_pixels_of_uint8_are_normalised_here_and_floats_are_taken_as_they_are(name, train):
+    encoder = make(name, size=64).train(train)
+    pixels = torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8)
+    present = torch.tensor([True, False, True])
+    centre, spread = (torch.tensor(x).reshape(3, 1, 1) for x in (encoder.mean, encoder.std))
+    expected = encoder(Input((pixels / 255 - centre) / spread, present))
+
+    features = encoder(Input(pixels, present))
+
+    pixels[1] = 255  # what stands in for an absent image is never read
+    again = encoder(Input(pixels, present))
+    torch.testing.assert_close(features.zeroed().tokens, expected.zeroed().tokens, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(features.zeroed().tokens, again.zeroed().tokens, rtol=0, atol=0)
+    if train:
+        require_finite_gradients(encoder, features)
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_a_batch_without_any_image_leaves_the_statistics_alone(name):
     encoder = make(name).train()
@@ -111,7 +130,7 @@ def test_the_recommended_weights_come_with_their_transform(monkeypatch):
 
     transform = encoder.transform()
     assert isinstance(transform, ImageTransform)
-    assert (transform.size, transform.mean, transform.std) == (224, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    assert (transform.size, encoder.mean, encoder.std) == (224, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
     assert encoder.transform(train=True).random
     torch.testing.assert_close(encoder.backbone[0][0].weight, state["conv1.weight"])
 
@@ -187,6 +206,8 @@ def test_remembers_how_it_was_built(preset):
 
 @pytest.mark.plain
 def test_says_what_is_wrong(tmp_path):
+    with pytest.raises(ValueError, match=r"CNNEncoder got mean=.*and std=\[0\.5\]\. Expected three values.*Repeat"):
+        CNNEncoder("resnet18", std=[0.5])
     with pytest.raises(ValueError, match=r"no model named 'resnt18'\. Expected one of .*Did you mean 'resnet18'\?"):
         CNNEncoder("resnt18")
     with pytest.raises(ValueError, match=r"freeze=5\. Expected 'none', 'all', or a number from 0 to 4"):

@@ -56,6 +56,27 @@ def test_every_parameter_learns_and_nan_in_absent_images_reaches_none(family):
     require_finite_gradients(encoder, features)
 
 
+def test_pixels_of_uint8_are_normalised_here_and_floats_are_taken_as_they_are(tmp_path):
+    save("vit", tmp_path)
+    mean, std = [0.1, 0.2, 0.3], [0.5, 1.0, 2.0]
+    for encoder in (make("vit", mean=mean, std=std), ViTEncoder.from_pretrained(tmp_path).eval()):
+        pixels = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
+        present = torch.tensor([True, False, True])
+        centre, spread = (torch.tensor(x).reshape(3, 1, 1) for x in (encoder.mean, encoder.std))
+        expected = encoder(Input((pixels / 255 - centre) / spread, present))
+
+        features = encoder(Input(pixels, present))
+
+        pixels[1] = 255  # what stands in for an absent image is never read
+        again = encoder(Input(pixels, present))
+        torch.testing.assert_close(features.tokens, expected.tokens, rtol=1e-5, atol=1e-5)
+        assert torch.equal(features.tokens, again.tokens)
+        for i in (0, 2):
+            alone = encoder(Input(pixels[i : i + 1], present[i : i + 1]))
+            assert relative_error(features.tokens[i], alone.tokens[0]) <= 1e-5
+        assert not any("pixels" in name for name in encoder.state_dict())
+
+
 @pytest.mark.parametrize("family", ["vit", "dinov2", "siglip_vision_model"])
 def test_a_batch_without_any_image_gives_finite_gradients(family):
     encoder = make(family).train()
@@ -114,7 +135,7 @@ def test_the_transform_has_the_size_mean_and_std_of_the_weights(tmp_path):
 
     transform = encoder.transform()
     assert isinstance(transform, ImageTransform)
-    assert (transform.size, transform.mean, transform.std) == (32, [0.1, 0.2, 0.3], [1, 2, 3])
+    assert (transform.size, encoder.mean, encoder.std) == (32, [0.1, 0.2, 0.3], [1, 2, 3])
     assert not transform.random
     assert encoder.transform(train=True).random
     assert encoder(Input(transform.blank()[None], torch.tensor([False]))).pooled.shape == (1, encoder.dim)
@@ -189,8 +210,35 @@ def test_remembers_how_it_was_built():
     assert not again.pretrained
 
 
+def test_the_transform_gives_what_the_encoder_takes():
+    encoder = make("vit")
+    picture = torch.randint(0, 256, (3, 50, 40), dtype=torch.uint8)
+    transform = encoder.transform(train=True)
+
+    values = torch.stack([transform(picture), transform.blank()])
+
+    features = encoder.train()(Input(values, torch.tensor([True, False])))
+    require_finite_gradients(encoder, features)
+    assert encoder.bfloat16()(Input(values, torch.tensor([True, False]))).pooled.dtype == torch.bfloat16
+
+
+@pytest.mark.plain
+def test_exports_with_pixels_of_uint8():
+    encoder = make("vit")
+    batch = Input(torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8), torch.tensor([True, False]))
+
+    exported = torch.export.export(encoder, (batch,)).module()
+
+    torch.testing.assert_close(exported(batch).tokens, encoder(batch).tokens)
+
+
 @pytest.mark.plain
 def test_says_what_is_wrong(tmp_path):
+    with pytest.raises(ValueError, match=r"ViTEncoder got mean=\[0\.5\].*Expected three values each.*Repeat"):
+        make("vit", mean=[0.5], std=[0.5, 0.5])
+    grey = ViTEncoder({"model_type": "vit"} | VIT | {"num_channels": 1})
+    with pytest.raises(ValueError, match=r"uint8 images with 1 channels, but means of 3\. Expected equal.*Build"):
+        grey(Input(torch.zeros(1, 1, 32, 32, dtype=torch.uint8), torch.tensor([True])))
     with pytest.raises(ValueError, match=r"neither a folder nor a hub model named 'no/such'.*Check the spelling"):
         ViTEncoder.from_pretrained("no/such")
     with pytest.raises(ValueError, match=r"model_type='vitt'.*Expected a model type.*Did you mean 'vit'"):

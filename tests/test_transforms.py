@@ -10,7 +10,6 @@ from PIL import Image
 from mmfuse._record import arguments_of
 from mmfuse.data.transforms import TRANSFORMS, AudioTransform, ImageTransform, TextTransform, train_tokenizer
 
-PLAIN = {"mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]}
 TEXTS = ["a small red cup", "the blue plate", "the plate left of a cup"]
 
 
@@ -27,7 +26,7 @@ def picture(width=48, height=32):
 
 def every_transform():
     return [
-        ImageTransform(16, **PLAIN, crop_scale=[0.5, 1.0]),
+        ImageTransform(16, crop_scale=[0.5, 1.0]),
         TextTransform(train_tokenizer(TEXTS, vocab_size=60), 8),
         AudioTransform(8000, max_seconds=1.0),
     ]

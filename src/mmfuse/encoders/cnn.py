@@ -14,6 +14,7 @@ from mmfuse._record import recorded
 from mmfuse.contracts import Features, Input
 from mmfuse.data.transforms.image import ImageTransform
 from mmfuse.encoders._backbone import WrappedEncoder, require_preset
+from mmfuse.encoders._pixels import Pixels
 
 FAMILIES = ("resnet", "resnext", "wide_resnet", "convnext", "efficientnet", "mobilenet")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -28,8 +29,8 @@ STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 class CNNEncoder(WrappedEncoder):
     """Convolutional network of torchvision: ResNet, ResNeXt, ConvNeXt, EfficientNet or MobileNet, without its head.
 
-    Takes images ``(batch, channel=3, height, width)`` of one size. The tokens are the cells of the last feature map,
-    row by row; ``pooled`` is their mean.
+    Takes images ``(batch, channel=3, height, width)`` of one size: uint8, which it normalises on its device, or floats
+    that are normalised already. The tokens are the cells of the last feature map, row by row; ``pooled`` is their mean.
 
     Where the network has BatchNorm, a training batch is filled up before it runs: in the place of each sample
     without an image stands a copy of one with an image. So the statistics are those of real images; if no sample
@@ -42,8 +43,8 @@ class CNNEncoder(WrappedEncoder):
         name: name of a torchvision model, such as "resnet18"; "convnext" with ``stages``. Random weights.
         dim: width of the tokens, by one linear layer; the channels of the last feature map if None.
         size: height and width of the images, in pixels.
-        mean: mean of each channel that the transform subtracts.
-        std: standard deviation of each channel that the transform divides by.
+        mean: mean of each channel, for values in [0, 1], that is subtracted from pixels of uint8.
+        std: standard deviation of each channel that they are divided by.
         freeze: "none", "all", or a number: the stem and so many of the lowest stages are not trained.
         stages: ``[channels, blocks]`` of each stage of a ConvNeXt of your own.
 
@@ -67,6 +68,7 @@ class CNNEncoder(WrappedEncoder):
         network = _own_convnext(stages) if name == "convnext" and stages else _network(name)
         self.size = size
         self.mean, self.std = list(mean), list(std)
+        self.pixels = Pixels("CNNEncoder", mean, std)
         self.backbone = _features(network)
         channels = _channels(network)
         self.dim = dim or channels
@@ -95,7 +97,7 @@ class CNNEncoder(WrappedEncoder):
     def forward(self, input: Input) -> Features:
         expected = {"batch": len(input.present), "channel": 3, "height": self.size, "width": self.size}
         require_shape("CNNEncoder input", input.values, expected, "Make the images with encoder.transform().")
-        images = input.zeroed().values
+        images = self.pixels(input)
         norms = self._norms()
         if norms:
             images = _filled(images, input.present)
@@ -105,7 +107,7 @@ class CNNEncoder(WrappedEncoder):
 
     def transform(self, train: bool = False) -> ImageTransform:
         """From an image file to what ``forward`` takes; with random crops if ``train``."""
-        return ImageTransform(self.size, mean=self.mean, std=self.std, crop_scale=(0.8, 1.0) if train else None)
+        return ImageTransform(self.size, crop_scale=(0.8, 1.0) if train else None)
 
     def _norms(self) -> list[Any]:
         """What takes statistics of this batch. Asked each time: SyncBatchNorm may have been put in."""

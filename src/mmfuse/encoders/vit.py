@@ -24,6 +24,7 @@ from mmfuse.encoders._backbone import (
     read_config,
     require_preset,
 )
+from mmfuse.encoders._pixels import Pixels
 
 # The usual initial spread, 0.02, suits a width of 768; narrow models learn several times slower from it.
 PRESETS = {
@@ -53,7 +54,8 @@ HALF = (0.5, 0.5, 0.5)
 class ViTEncoder(WrappedEncoder):
     """Vision transformer: ViT, DeiT, DINOv2, SigLIP, CLIP, Swin and whatever else ``AutoModel`` makes of an image.
 
-    Takes images ``(batch, channel, height, width)`` of one size. The tokens are the last hidden states, normalised
+    Takes images ``(batch, channel, height, width)`` of one size: uint8, which it normalises on its device, or floats
+    that are normalised already. The tokens are the last hidden states, normalised
     (CLIP leaves its last normalisation to the class token; here all tokens get it). ``pooled`` is the class token
     where the model has one (see ``pool``), else the mean of the tokens. Heads and mask tokens are dropped: what stays
     can learn.
@@ -64,8 +66,8 @@ class ViTEncoder(WrappedEncoder):
         config: a plain dict with ``model_type``, as ``PretrainedConfig.to_dict()`` gives it. Random weights.
         size: height and width of the images in pixels; those of the config if None. With another size the
             positions are interpolated, where the model can do that.
-        mean: mean of each channel that the transform subtracts.
-        std: standard deviation of each channel that the transform divides by.
+        mean: mean of each channel, for values in [0, 1], that is subtracted from pixels of uint8.
+        std: standard deviation of each channel that they are divided by.
         pool: "first" (the class token) or "mean"; None: the class token where the model has one.
         freeze: "none", "all", or a number: the embeddings and so many of the lowest layers are not trained.
         attention: attention kernel of transformers ("sdpa", "eager", "flash_attention_2"); the best one if None.
@@ -93,6 +95,7 @@ class ViTEncoder(WrappedEncoder):
         self.size = size or _config_size(made)
         self.channels = getattr(made, "num_channels", 3)
         self.mean, self.std = list(mean), list(std)
+        self.pixels = Pixels("ViTEncoder", mean, std)
         require_choice("ViTEncoder", "pool", pool, (None, "first", "mean"))
         self._asked_pool = pool
         self.dim = made.hidden_size
@@ -142,7 +145,7 @@ class ViTEncoder(WrappedEncoder):
     def forward(self, input: Input) -> Features:
         expected = {"batch": len(input.present), "channel": self.channels, "height": self.size, "width": self.size}
         require_shape("ViTEncoder input", input.values, expected, "Make the images with encoder.transform().")
-        tokens = self.backbone(input.zeroed().values, **self._options).last_hidden_state
+        tokens = self.backbone(self.pixels(input), **self._options).last_hidden_state
         if self._norm is not None:
             tokens = self._norm(tokens)
         mask = input.present[:, None].expand(tokens.shape[:2])
@@ -150,7 +153,7 @@ class ViTEncoder(WrappedEncoder):
 
     def transform(self, train: bool = False) -> ImageTransform:
         """From an image file to what ``forward`` takes; with random crops if ``train``."""
-        return ImageTransform(self.size, mean=self.mean, std=self.std, crop_scale=(0.8, 1.0) if train else None)
+        return ImageTransform(self.size, crop_scale=(0.8, 1.0) if train else None)
 
     def _pool(self, tokens: Tensor) -> Tensor:
         return tokens[:, 0] if self.pool == "first" else tokens.mean(dim=1)

@@ -1,38 +1,60 @@
-"""Image files -> float32 (channel, height, width)."""
+"""Image files -> uint8 (channel=3, height, width)."""
 
-from collections.abc import Sequence
-from io import BytesIO
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Shaped, UInt8
 from torch import Tensor
 
 from mmfuse._checks import require_choice, require_positive
 from mmfuse._record import recorded
+from mmfuse.data.transforms._array_image import PixelPicture, as_uint8
+from mmfuse.data.transforms._decode_image import Box, Picture
+from mmfuse.data.transforms._open_image import MAX_PIXELS, open_image, require_pixels
+
+AUGMENTS = {
+    "trivialaugment": "TrivialAugmentWide",
+    "randaugment": "RandAugment",
+    "autoaugment": "AutoAugment",
+    "augmix": "AugMix",
+}
 
 
 @recorded
 class ImageTransform:
-    """Decode an image, cut a square of ``size`` pixels out of it and normalise each channel.
+    """Decode an image and cut a square of ``size`` pixels out of it. The encoder normalises it, on its device.
 
-    Takes a path, the bytes of a file, a PIL image, or a uint8 tensor ``(channel, height, width)`` with 1 or 3
-    channels. The orientation that a camera has noted (EXIF) is applied; grey, palette and transparent images become
-    RGB. In evaluation the largest centre square is resized. With ``crop_scale`` a random part is (Inception crops,
-    Szegedy et al., 2015). Images are not mirrored unless asked (``flip``), in training neither: a mirrored image can
-    contradict its text ("the cup left of the plate") and makes letters unreadable.
+    Takes a path, the bytes of a file, a PIL image, or a tensor or array ``(channel, height, width)`` with 1 or 3
+    channels, of uint8 or of floats from 0 to 1. One conversion holds for all:
+
+    - The orientation that a camera has noted (EXIF) is applied.
+    - Grey, palette and 1-bit images become RGB, CMYK by Pillow's plain formula (inverted where Adobe's mark says so).
+    - Where an image is transparent, white shows through.
+    - Of 16 bits the upper 8 count. 32-bit integers are taken for 16 bits, and floats have to be in [0, 1].
+    - Of an animation, the first frame is taken.
+
+    In evaluation the largest centre square is resized, always from the whole JPEG. With ``crop_scale`` a random part
+    is (Inception crops, Szegedy et al., 2015), and a large JPEG is decoded at 1/2, 1/4 or 1/8 of its size where the
+    part still has ``size`` pixels or more: that differs by 1 to 4 of 255 from decoding the whole, and takes half the
+    time. Images are not mirrored unless asked (``flip``), in training neither: a mirrored image can contradict its
+    text ("the cup left of the plate") and makes letters unreadable.
 
     Args:
         size: height and width of the result, in pixels.
-        mean: mean of each channel, for values in [0, 1].
-        std: standard deviation of each channel.
         crop_scale: smallest and largest share of the area of a random crop; None: the centre, always the same.
         flip: probability of a mirrored image.
+        augment: random changes of colour and shape, as torchvision makes them: "trivialaugment" (Müller and Hutter,
+            2021), "randaugment", "autoaugment" or "augmix"; None: none.
+        erase: probability that a rectangle is made black (random erasing, Zhong et al., 2020).
         interpolation: "bicubic" or "bilinear".
+        max_pixels: largest height times width of a file, told by its header; None: Pillow's own limit.
 
     Raises:
-        ValueError: for a file that is missing, empty or not an image, and for tensors of another shape or type.
+        ValueError: for a file that is missing, empty, too large or not an image, and for tensors of another shape,
+            type or range.
     """
 
     takes_path = True
@@ -42,118 +64,109 @@ class ImageTransform:
         self,
         size: int,
         *,
-        mean: Sequence[float],
-        std: Sequence[float],
         crop_scale: Sequence[float] | None = None,
         flip: float = 0.0,
+        augment: str | None = None,
+        erase: float = 0.0,
         interpolation: str = "bicubic",
+        max_pixels: int | None = MAX_PIXELS,
     ) -> None:
-        require_positive("ImageTransform", size=size)
+        require_positive("ImageTransform", size=size, max_pixels=max_pixels or 1)
         require_choice("ImageTransform", "interpolation", interpolation, ("bicubic", "bilinear"))
-        if len(mean) != 3 or len(std) != 3:
-            raise ValueError(
-                f"ImageTransform got mean={list(mean)} and std={list(std)}. Expected three values each, for red, green "
-                "and blue. Repeat the value of a grey image three times."
-            )
+        require_choice("ImageTransform", "augment", augment, (None, *AUGMENTS))
+        _require_shares(crop_scale, flip=flip, erase=erase)
         self.size = size
-        self.mean, self.std = list(mean), list(std)
-        self.random = crop_scale is not None or flip > 0
-        self._cut = _make_cut(size, crop_scale, flip, interpolation)
+        self.max_pixels = max_pixels
+        self.random = bool(crop_scale or flip or augment or erase)
+        self._interpolation = interpolation
+        self._crop = _make_crop(size, crop_scale) if crop_scale else None
+        self._changes = _make_changes(flip, augment, erase)
 
-    def __call__(self, value: Any) -> Float[Tensor, "channel height width"]:
-        import torchvision.transforms.v2.functional as F
+    def __call__(self, value: Any) -> UInt8[Tensor, "channel height width"]:
+        with _open(value, self.max_pixels) as picture:
+            box = self._choose(picture.height, picture.width)
+            part = picture.cut(box, self.size if self._crop else None)
+        pixels = self._resized(part)
+        for change in self._changes:
+            pixels = change(pixels)
+        return pixels.contiguous()
 
-        square = self._cut(_as_rgb(value))
-        return F.normalize(F.to_dtype(square, torch.float32, scale=True), self.mean, self.std)
+    def whole(self, values: Shaped[Tensor, "batch ..."]) -> UInt8[Tensor, "batch channel height width"]:
+        """The images of a batch at once, from one array of images of equal size; for evaluation."""
+        pixels = as_uint8(values, axes=4)
+        box = _centre(*pixels.shape[-2:])
+        part = pixels[:, :, box.top : box.top + box.height, box.left : box.left + box.width]
+        return self._resized(part).contiguous()
 
-    def blank(self) -> Float[Tensor, "channel height width"]:
+    def blank(self) -> UInt8[Tensor, "channel height width"]:
         """What stands in for an absent image."""
-        return torch.zeros(3, self.size, self.size)
+        return torch.zeros(3, self.size, self.size, dtype=torch.uint8)
 
+    def _choose(self, height: int, width: int) -> Box:
+        """Which part of an image becomes the square."""
+        if self._crop is None:
+            return _centre(height, width)
+        return Box(**self._crop.make_params([torch.empty(3, height, width, device="meta")]))
 
-class _CentreSquare:
-    """The largest centre square, resized."""
-
-    def __init__(self, size: int, interpolation: str) -> None:
-        self.size, self.interpolation = size, interpolation
-
-    def __call__(self, image: Tensor) -> Tensor:
+    def _resized(self, part: Tensor) -> Tensor:
         import torchvision.transforms.v2.functional as F
 
-        side = min(image.shape[-2:])
-        cut = F.center_crop(image, [side, side])
-        return F.resize(cut, [self.size, self.size], F.InterpolationMode(self.interpolation), antialias=True)
+        kind = F.InterpolationMode(self._interpolation)
+        pixels = F.resize(part, [self.size, self.size], kind, antialias=True)
+        return pixels.expand(*pixels.shape[:-3], 3, -1, -1)  # grey: three equal channels
 
 
-def _make_cut(size: int, crop_scale: Sequence[float] | None, flip: float, interpolation: str) -> Any:
-    from torchvision.transforms import v2
-
-    kind = v2.InterpolationMode(interpolation)
-    crop = v2.RandomResizedCrop(size, scale=tuple(crop_scale), interpolation=kind) if crop_scale else None
-    cut = crop or _CentreSquare(size, interpolation)
-    return v2.Compose([cut, v2.RandomHorizontalFlip(flip)]) if flip else cut
-
-
-def _as_rgb(value: Any) -> UInt8[Tensor, "channel height width"]:
-    if isinstance(value, Tensor):
-        return _from_tensor(value)
-    if isinstance(value, str | Path):
-        value = _read(Path(value))
-    return _from_pil(_opened(value) if isinstance(value, bytes) else value)
+@contextmanager
+def _open(value: Any, max_pixels: int | None) -> Iterator[Any]:
+    """What holds the image: it has a height and a width, and gives a part of itself."""
+    if isinstance(value, str | Path | bytes):
+        with open_image(value, max_pixels) as image:
+            yield Picture(image, scaled=True)
+    elif isinstance(value, Tensor) or type(value).__module__ == "numpy":
+        yield PixelPicture(value)
+    else:
+        yield _given(value, max_pixels)
 
 
-def _read(path: Path) -> bytes:
-    if not path.is_file():
-        raise ValueError(f"There is no file '{path}'. Expected an image. Check the path and the folder it starts from.")
-    return path.read_bytes()
-
-
-def _opened(data: bytes) -> Any:
-    """Bytes of a file -> PIL image. torchvision's own decoders are faster, but deprecated since 0.29."""
-    from PIL import Image, UnidentifiedImageError
-
-    if not data:
-        raise ValueError("The image file is empty. Expected the bytes of an image. Copy or download it again.")
-    try:
-        return Image.open(BytesIO(data))
-    except UnidentifiedImageError:
-        raise ValueError(
-            "The file is not an image that can be read. Expected JPEG, PNG, GIF or WebP. Convert it to one of them."
-        ) from None
-    except Image.DecompressionBombError:  # a small file that would unpack to gigabytes
-        raise ValueError(
-            "The image has too many pixels to be unpacked safely. Expected at most "
-            f"{2 * (Image.MAX_IMAGE_PIXELS or 0)}. Make it smaller, or raise PIL.Image.MAX_IMAGE_PIXELS to trust it."
-        ) from None
-
-
-def _from_pil(image: Any) -> Tensor:
-    import torchvision.transforms.v2.functional as F
-    from PIL import Image, ImageOps
+def _given(image: Any, max_pixels: int | None) -> Picture:
+    from PIL import Image
 
     if not isinstance(image, Image.Image):
         raise ValueError(
-            f"The image is a {type(image).__name__}. Expected a path, bytes, a PIL image or a uint8 tensor. "
-            "Turn an array into a tensor with torch.from_numpy(array).permute(2, 0, 1)."
+            f"The image is a {type(image).__name__}. Expected a path, bytes, a PIL image, or a tensor or array of "
+            "uint8. Turn lists into a tensor: torch.tensor(lists, dtype=torch.uint8)."
         )
-    try:
-        image.load()
-    except Exception:  # Pillow has many kinds of error for damaged files, SyntaxError among them
-        raise ValueError(
-            "The image breaks off or is damaged. Expected a whole file. Copy or download it again."
-        ) from None
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode.startswith("I"):  # 16 bits: the upper 8
-        upright = upright.convert("I").point(lambda value: value * (1 / 256)).convert("L")
-    if "transparency" in upright.info:
-        upright = upright.convert("RGBA")
-    return F.pil_to_tensor(upright.convert("RGB"))
+    require_pixels(image.width, image.height, max_pixels)
+    return Picture(image)  # never decoded smaller: it may be used again
 
 
-def _from_tensor(image: Tensor) -> Tensor:
-    if image.dtype != torch.uint8 or image.dim() != 3 or image.shape[0] not in (1, 3):
+def _centre(height: int, width: int) -> Box:
+    """The largest centre square."""
+    side = min(height, width)
+    return Box(round((height - side) / 2), round((width - side) / 2), side, side)
+
+
+def _require_shares(crop_scale: Sequence[float] | None, **chances: float) -> None:
+    if crop_scale is not None and not (len(crop_scale) == 2 and 0 < crop_scale[0] <= crop_scale[1] <= 1):
         raise ValueError(
-            f"The image is a tensor of shape {tuple(image.shape)} and dtype {image.dtype}. Expected (channel, height, "
-            "width) with 1 or 3 channels, as torch.uint8 from 0 to 255. Use permute, or (image * 255).to(torch.uint8)."
+            f"ImageTransform got crop_scale={list(crop_scale)}. Expected two shares of the area, the smaller first, "
+            "above 0 and up to 1. Try crop_scale=(0.8, 1.0)."
         )
-    return image.expand(3, -1, -1)
+    for name, chance in chances.items():
+        if not 0 <= chance <= 1:
+            raise ValueError(f"ImageTransform got {name}={chance}. Expected a probability, 0 to 1. Try {name}=0.5.")
+
+
+def _make_crop(size: int, crop_scale: Sequence[float]) -> Any:
+    from torchvision.transforms import v2
+
+    return v2.RandomResizedCrop(size, scale=tuple(crop_scale))
+
+
+def _make_changes(flip: float, augment: str | None, erase: float) -> list[Any]:
+    """The steps of torchvision after the crop, in the order of its training recipes."""
+    from torchvision.transforms import v2
+
+    changes = [v2.RandomHorizontalFlip(flip)] if flip else []
+    changes += [getattr(v2, AUGMENTS[augment])()] if augment else []
+    return changes + ([v2.RandomErasing(erase)] if erase else [])
