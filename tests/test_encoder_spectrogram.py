@@ -10,6 +10,7 @@ from mmfuse import Input
 from mmfuse._record import arguments_of
 from mmfuse.data.transforms import AudioTransform
 from mmfuse.encoders import SpectrogramEncoder
+from mmfuse.layers.spec_augment import SpecAugment
 
 LENGTHS = [8000, 3000, 401, 400, 5]
 MODELS = {
@@ -123,6 +124,60 @@ def test_compiles_whole(name, train):
     torch.testing.assert_close(features.zeroed().tokens, expected.zeroed().tokens)
 
 
+def test_spec_augment_hides_stretches_of_time_and_bands_in_training_only():
+    torch.manual_seed(0)
+    augment = SpecAugment(0.25, 6)
+    values, mask = torch.ones(64, 40, 20), torch.arange(40) < torch.randint(4, 41, (64, 1))
+
+    changed = augment(values, mask)
+
+    assert augment.eval()(values, mask) is values
+    assert set(changed.unique().tolist()) == {0.0, 1.0}
+    frames = (changed == 0).all(dim=2)
+    bands = (changed == 0).all(dim=1)
+    assert not (frames & ~mask).any()  # the stretches lie within the clip
+    assert (frames.sum(dim=1) <= 2 * (0.25 * mask.sum(dim=1)).floor()).all()
+    assert bands.sum(dim=1).max() <= 12
+    assert frames.sum(dim=1).float().std() > 0 and bands.sum(dim=1).float().std() > 0
+    assert ((changed == 0) == (frames[:, :, None] | bands[:, None, :])).all()
+    assert frames[:, 0].any() and bands[:, 0].any() and bands[:, -1].any()
+
+
+def test_spec_augment_hides_the_same_whatever_the_padding():
+    encoder = make(hide_time=0.3, hide_mels=10).train()
+    results = []
+    for padded in (0, 1, 50, 4000):
+        torch.manual_seed(3)
+        features = encoder(clips([8000, 3000, 0, 5], 8000 + padded, fill=float("nan")))
+        results.append(features.zeroed().pooled)
+
+    for pooled in results[1:]:
+        assert relative_error(pooled, results[0]) <= 1e-5
+    assert relative_error(make()(clips([8000, 3000, 0, 5])).zeroed().pooled, results[0]) > 0.01
+    features = encoder(clips([8000, 3000, 0, 5], 8100, fill=float("nan")))
+    require_finite_gradients(encoder, features)
+
+
+def test_spec_augment_is_off_in_evaluation_and_has_no_parameters():
+    encoder, plain = make(hide_time=0.3, hide_mels=10), make()
+
+    assert encoder.load_state_dict(plain.state_dict())
+    torch.testing.assert_close(encoder(clips([4000])).tokens, plain(clips([4000])).tokens)
+
+
+@pytest.mark.plain
+def test_spec_augment_compiles_whole():
+    torch._dynamo.reset()
+    encoder = make(hide_time=0.3, hide_mels=10).train()
+    torch.manual_seed(0)
+    expected = encoder(clips([2000, 0, 100]))
+    torch.manual_seed(0)
+
+    features = torch.compile(encoder, fullgraph=True, backend="eager")(clips([2000, 0, 100]))
+
+    torch.testing.assert_close(features.zeroed().tokens, expected.zeroed().tokens)
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_half_precision_stays_near(name):
     encoder, batch = make(name), clips([4000, 900, 0], 5000, fill=float("nan"))
@@ -162,6 +217,10 @@ def test_says_what_is_wrong():
         SpectrogramEncoder(0)
     with pytest.raises(ValueError, match=r"dim=40 into heads of 32.*Expected a multiple of 32.*Choose dim=64"):
         SpectrogramEncoder(40, num_layers=1)
+    with pytest.raises(ValueError, match=r"SpectrogramEncoder got hide_time=1\.5\. Expected a share from 0 to below 1"):
+        SpectrogramEncoder(hide_time=1.5)
+    with pytest.raises(ValueError, match=r"SpectrogramEncoder got hide_mels=-1.*Expected 0 or more"):
+        SpectrogramEncoder(hide_mels=-1)
     with pytest.raises(ValueError, match=r"has no preset 'large'\. Expected one of \['small', 'tiny'\]"):
         SpectrogramEncoder.preset("large")
     with pytest.raises(

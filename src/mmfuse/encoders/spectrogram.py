@@ -8,13 +8,14 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from mmfuse._checks import require_axes, require_positive
+from mmfuse._checks import require_axes, require_not_negative, require_positive, require_share
 from mmfuse._record import recorded
 from mmfuse.contracts import Features, Input
 from mmfuse.data.transforms.audio import AudioTransform
 from mmfuse.encoders._backbone import real_lengths, require_preset
 from mmfuse.layers.masking import masked_mean
 from mmfuse.layers.positions import sinusoids
+from mmfuse.layers.spec_augment import SpecAugment
 from mmfuse.layers.transformer import SelfBlock
 
 HEAD_DIM = 32  # width of one head of attention
@@ -37,7 +38,9 @@ class SpectrogramEncoder(nn.Module):
     every convolution: neither padding nor the other clips change the result. A clip shorter than one window
     counts as filled up with zeros to one window. One token stands for four frames (40 ms with the defaults).
 
-    The layers are pre-norm transformer layers (Xiong et al., 2020, https://arxiv.org/abs/2002.04745).
+    The layers are pre-norm transformer layers (Xiong et al., 2020, https://arxiv.org/abs/2002.04745). In training,
+    SpecAugment (Park et al., 2019, https://arxiv.org/abs/1904.08779) hides two stretches of time and two bands of each
+    spectrogram, if asked for: the paper takes up to 27 of 80 bands and a fifth of the time.
 
     Args:
         dim: width of the tokens; a multiple of 32 if there are transformer layers.
@@ -47,6 +50,8 @@ class SpectrogramEncoder(nn.Module):
         hop_ms: from one frame to the next, in milliseconds.
         num_layers: transformer layers after the convolutions.
         dropout: dropout in the transformer layers, in training.
+        hide_time: longest stretch that SpecAugment hides, as a share of the real frames.
+        hide_mels: widest band that SpecAugment hides, in mel bands.
 
     Raises:
         ValueError: if a number does not fit; in ``forward`` if the input is not ``(batch, time)``.
@@ -55,7 +60,7 @@ class SpectrogramEncoder(nn.Module):
     backbone: Any
     pretrained = False
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  numbers of the spectrogram, of the network and of its regularisation
         self,
         dim: int = 64,
         *,
@@ -65,6 +70,8 @@ class SpectrogramEncoder(nn.Module):
         hop_ms: float = 10.0,
         num_layers: int = 0,
         dropout: float = 0.0,
+        hide_time: float = 0.0,
+        hide_mels: int = 0,
     ) -> None:
         super().__init__()
         require_positive("SpectrogramEncoder", dim=dim, rate_hz=rate_hz, num_mels=num_mels)
@@ -80,6 +87,9 @@ class SpectrogramEncoder(nn.Module):
         self.filters: Tensor
         self.register_buffer("taper", torch.hann_window(self.window), persistent=False)
         self.register_buffer("filters", _mel_filters(self.window, rate_hz, num_mels), persistent=False)
+        require_share("SpectrogramEncoder", hide_time=hide_time)
+        require_not_negative("SpectrogramEncoder", hide_mels=hide_mels)
+        self.hide = SpecAugment(hide_time, hide_mels) if hide_time or hide_mels else None
         self.backbone = nn.ModuleDict(
             {
                 "convs": nn.ModuleList([_Conv(num_mels, dim, 2), _Conv(dim, dim, 2), _Conv(dim, dim, 1)]),
@@ -97,6 +107,8 @@ class SpectrogramEncoder(nn.Module):
         samples = F.pad(input.zeroed().values, (0, max(0, self.window - input.values.shape[1])))
         mask = self._frame_mask(input, (samples.shape[1] - self.window) // self.hop + 1)
         tokens = self._log_mel(samples, mask)  # (batch, time, mel)
+        if self.hide is not None:
+            tokens = self.hide(tokens, mask)
         for conv in self.backbone["convs"]:
             mask = mask[:, :: conv.stride]
             tokens = conv(tokens, mask)
