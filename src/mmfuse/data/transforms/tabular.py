@@ -26,7 +26,8 @@ class TabularTransform:
       the list, and so on.
 
     An empty cell is nothing out of the ordinary, and neither is a category that training never saw. A number may be
-    written as text (``"1.5"``, as in CSV files) and a category as a number: ``1`` and ``1.0`` are the category ``"1"``.
+    written as text (``"1.5"``, as in CSV files) and a category as a number: ``1``, ``1.0`` and ``"1.0"`` are the
+    category ``"1"``, since pandas writes all of them for the same column.
 
     Args:
         numbers: mean and standard deviation of each column of numbers: ``{"age": [61.2, 13.5]}``.
@@ -127,10 +128,11 @@ def parse_numbers(cells: Sequence[Any], place: Any) -> Any:
 
 
 def as_category(cell: Any) -> str | None:
-    """A cell as the name of a category; None where it is empty. 1.0, what pandas makes of 1 beside NaN, is "1"."""
-    if isinstance(cell, float | np.floating):
-        return None if math.isnan(cell) else str(int(cell)) if float(cell).is_integer() else str(cell)
-    return None if cell is None else str(cell)
+    """A cell as the name of a category; None where it is empty. 1.0, what pandas makes of 1 beside a gap, is "1"."""
+    if cell is None or (isinstance(cell, float | np.floating) and math.isnan(cell)):
+        return None
+    name = str(cell)
+    return name[:-2] if name.endswith(".0") and name[:-2].lstrip("-").isdecimal() else name
 
 
 def require_columns(
