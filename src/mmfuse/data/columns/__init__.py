@@ -1,6 +1,6 @@
 """How the cells of one column are held: a few tensors, so that workers share them, and no Python object for a row."""
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from mmfuse.data.columns.packed import PackedColumn, Packer
 from mmfuse.data.columns.values import as_tensor, column_of
 
 
+@runtime_checkable
 class Column(Protocol):
     """What a table asks of a column. A source with another way to hold cells brings a class that has these."""
 
