@@ -1,0 +1,237 @@
+"""Samples of shards as batches, with the errors, absence and labels of a table."""
+
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import get_worker_info
+
+from mmfuse.contracts import Batch, Target
+from mmfuse.data.batches import BatchDataset, Problems
+from mmfuse.data.collate import Sample, make_target
+from mmfuse.data.errors import DataError
+from mmfuse.data.reading import CellReader, Values
+from mmfuse.data.report import Read
+from mmfuse.data.shards.cells import Encoded, find_member
+from mmfuse.data.shards.index import Shard
+from mmfuse.data.shards.order import Order
+from mmfuse.data.shards.stream import Stream
+from mmfuse.data.transforms import Transform
+
+
+@dataclass(frozen=True)
+class ShardRead(Read):
+    """A batch with its labels as they stand in the shards: a worker knows no task."""
+
+    labels: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    keys: Sequence[str] = ()
+
+
+class ShardDataset(BatchDataset):
+    """Batches of shards. Those of one window of the order are read in one pass, and wait as they were in the shard.
+
+    A row is the number of a sample among all samples of all shards, and all randomness of a sample is a function of
+    ``(seed, epoch, row)``. Any order of asking is right; the one of ``order`` reads every byte once.
+
+    Args:
+        shards: what is read.
+        names: under which names the members of each column stand.
+        order: which batches there are, so that those of one worker can be read together.
+        transforms: how each modality's cell becomes a tensor.
+        tasks: what encodes each label.
+        max_bytes: a larger member cannot be read.
+        errors: ``on_error``, ``max_errors`` and ``check_finite`` of any dataset.
+    """
+
+    def __init__(
+        self,
+        shards: Sequence[Shard],
+        names: Mapping[str, tuple[str, ...]],
+        order: Order,
+        transforms: Mapping[str, Transform],
+        tasks: Mapping[str, nn.Module] | nn.ModuleDict,
+        *,
+        max_bytes: int,
+        errors: Mapping[str, Any],
+    ) -> None:
+        super().__init__(sum(order.counts), transforms, tasks, **errors)
+        self.name = f"{len(shards)} shard{'s' * (len(shards) > 1)} in {shards[0].path.parent.name or '.'}"
+        self.order = order
+        self.most_held = 0  # samples that have been in memory at once
+        self._shards = shards
+        self._names = names
+        self._sums = list(accumulate(order.counts))
+        self._stream = Stream(shards, names, max_bytes)
+        self._cells = _Cells(names)
+        table: Any = self._cells  # has all of a table that is asked for
+        self.readers = {n: CellReader(table, n, t, cache=False, seed=order.seed) for n, t in self.transforms.items()}
+        self._blanks: dict[str, Tensor] = {name: task.blank() for name, task in tasks.items()}  # type: ignore[operator]
+        self._held: dict[int, Encoded] = {}
+        self._run = -1, order.run(0)
+
+    def __len__(self) -> int:
+        return self._sums[-1]
+
+    def __getitem__(self, key: tuple[int, int] | int) -> Sample:
+        """The sample of ``(epoch, row)``, or of a row in epoch 0."""
+        epoch, row = key if isinstance(key, tuple) else (0, key)
+        batch = self.accept(self.read(torch.tensor([row]), epoch))
+        inputs = {name: part.values[0] if part.present[0] else None for name, part in batch.inputs.items()}
+        return Sample(inputs, {n: part.values[0] if part.known[0] else None for n, part in batch.targets.items()})
+
+    def place(self, row: int, modality: str | None = None) -> str:
+        """Shard and key of a sample; its number, where the key has not been read."""
+        shard, number = self._locate(row)
+        sample = self._cells.samples.get(row)
+        which = f"sample {number}" if sample is None else f"key {sample.key!r}"
+        return f"The shard {self._shards[shard].path.name}, {which}" + ("" if modality is None else f", {modality!r}")
+
+    def content(self, row: int, modality: str) -> str:  # noqa: ARG002  only a worker has seen it
+        """Nothing."""
+        return ""
+
+    def read(self, rows: Tensor, epoch: int) -> ShardRead:
+        """A batch, and the labels of its samples."""
+        numbers = rows.tolist()
+        self.mark[0] = numbers[0]
+        self._cells.hold(self._fetch(numbers, epoch))
+        read = super().read(rows, epoch)
+        labels = {name: self._labels(name, numbers) for name in self._blanks}
+        keys = [self._cells.samples[row].key for row in numbers]
+        self._cells.hold({})
+        return ShardRead(read.batch, read.rows, read.problems, read.lost, labels, keys)
+
+    def accept(self, read: Read) -> Batch:
+        """The batch with its labels encoded, once its problems have been counted."""
+        assert isinstance(read, ShardRead)
+        batch = super().accept(read)
+        skipped = {problem.row for problem in read.problems} if self.on_error == "skip" else set()
+        keys = [None if row in skipped else key for row, key in zip(read.rows, read.keys, strict=True)]
+        return replace(batch, targets={name: self._target(name, read, keys) for name in self._blanks})
+
+    def _values(self, rows: Tensor, epoch: int, problems: Problems) -> tuple[dict[str, Values], dict[str, Target]]:
+        return {name: self._modality(name, rows, epoch, problems) for name in self.readers}, {}
+
+    def _modality(self, name: str, rows: Tensor, epoch: int, problems: Problems) -> Values:
+        reader, numbers = self.readers[name], problems.rows
+        fail = problems.of(name, lambda row: self._member(row, reader.columns))
+
+        def fail_with_key(place: int, error: Exception) -> None:
+            fail(place, self._keyed(numbers[place], error))
+
+        found = reader.read(rows, epoch, fail_with_key, self.mark)
+        tensors = list(found.tensors)
+        for row, error in self._cells.errors(reader.columns):
+            fail_with_key(numbers.index(row), error)
+            tensors[numbers.index(row)] = None
+        return Values(tensors, found.lost)
+
+    def _keyed(self, row: int, error: Exception) -> Exception:
+        """The error with the key of the sample, for the report: there, only the row is known."""
+        if self.on_error == "raise":
+            return error
+        return ValueError(f"key {self._cells.samples[row].key!r}: {error}")
+
+    def _member(self, row: int, columns: Iterable[str]) -> str:
+        sample = self._cells.samples[row]
+        kinds = [find_member(name, sample.members) for column in columns for name in self._names[column]]
+        return "".join(f" member {sample.key}.{kind}:" for kind in kinds[:1] if kind)
+
+    def _labels(self, name: str, rows: Iterable[int]) -> list[Any]:
+        labels = self._cells.cells(rows, name)
+        for row, error in self._cells.errors([name]):
+            raise DataError(f"{self.place(row)}, label of {name!r}: {error}")
+        return labels
+
+    def _target(self, name: str, read: ShardRead, keys: Sequence[str | None]) -> Target:
+        labels: list[Tensor | None] = []
+        for row, key, cell in zip(read.rows, keys, read.labels[name], strict=True):
+            try:
+                labels.append(None if cell is None or key is None else self.tasks[name].encode(cell))
+            except ValueError as error:
+                raise DataError(
+                    f"{self.place(row)}, key {key!r}, label of {name!r}: {error} To predict, labels are not needed: "
+                    f"load_shards(..., columns={{{name!r}: None}})."
+                ) from None
+        return make_target(labels, self._blanks[name])
+
+    def _fetch(self, rows: list[int], epoch: int) -> dict[int, Encoded]:
+        for row in rows:
+            if row not in self._held:
+                self._held = {row: self._held[row] for row in rows if row in self._held}  # of a pass that has ended
+                self._read_window(row, epoch)
+        return {row: self._held.pop(row) for row in rows}
+
+    def _read_window(self, row: int, epoch: int) -> None:
+        """Read the samples of this batch, and of the next ones of this worker, that lie in the window of a row."""
+        if self._run[0] != epoch:
+            self._run = epoch, self.order.run(epoch)
+        run, worker = self._run[1], get_worker_info()
+        window = self.order.window(epoch, run.position(row))
+        outputs = dict(zip(window.shuffled, range(window.start, window.start + len(window.shuffled)), strict=True))
+        batch = self.order.batch_of(outputs[run.position(row)])
+        wanted = []
+        for position in sorted(outputs):
+            ahead = self.order.batch_of(outputs[position]) - batch
+            if ahead >= 0 and ahead % (worker.num_workers if worker else 1) == 0:
+                wanted.append(run.row(position))
+        self._held |= zip(wanted, self._stream.read(map(self._locate, wanted)), strict=True)
+        self.most_held = max(self.most_held, len(self._held))
+
+    def _locate(self, row: int) -> tuple[int, int]:
+        """The shard of a sample, and its place there."""
+        shard = bisect_right(self._sums, row)
+        return shard, row - (self._sums[shard - 1] if shard else 0)
+
+
+class _Cells:
+    """The samples of one batch, as much of a table as is asked for."""
+
+    def __init__(self, names: Mapping[str, tuple[str, ...]]) -> None:
+        self.samples: dict[int, Encoded] = {}
+        self._names = names
+        self._errors: dict[tuple[int, str], ValueError] = {}
+
+    def hold(self, samples: dict[int, Encoded]) -> None:
+        """Take the samples of another batch."""
+        self.samples, self._errors = samples, {}
+
+    def errors(self, columns: Iterable[str]) -> list[tuple[int, ValueError]]:
+        """The rows whose cells could not be decoded, and why."""
+        return [(row, error) for (row, column), error in self._errors.items() if column in set(columns)]
+
+    def require_column(self, name: str) -> None:
+        """Nothing: columns were looked for before."""
+
+    @property
+    def store(self) -> "Mapping[str, _NoArray]":
+        """No column is one array."""
+        return dict.fromkeys(self._names, _NoArray())
+
+    def cells(self, rows: Iterable[int] | Tensor, column: str) -> list[Any]:
+        """Some cells, None where there is none or it could not be decoded."""
+        return [self.cell(row, column) for row in (rows.tolist() if isinstance(rows, Tensor) else rows)]
+
+    def cell(self, row: int, column: str) -> Any:
+        """One cell."""
+        try:
+            return self.samples[row].cell(self._names[column])
+        except ValueError as error:
+            self._errors[row, column] = error
+            return None
+
+    def path(self, cell: str) -> Any:
+        """Refused: a shard holds what it needs."""
+        raise ValueError(
+            f"It is the text {cell[:80]!r}. Expected the bytes of a file: paths in shards are not followed. Write the "
+            "file itself into the shard: write_shards(..., files=[its column])."
+        )
+
+
+class _NoArray:
+    def array(self) -> None:
+        """Nothing."""

@@ -1,0 +1,727 @@
+"""Shards: written from tables, read as a stream, split over ranks and workers, taken up anywhere."""
+
+import io
+import itertools
+import json
+import tarfile
+from collections import Counter
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from tiny_data import make_model, write_rows
+
+from mmfuse.data import DataError, load_batches, read_table
+from mmfuse.data.shards import index_shards, load_shards, verify_shards, write_shards
+from mmfuse.data.shards.order import Order
+from mmfuse.data.shards.tar import TarReader, split_name
+from mmfuse.evaluation import evaluate
+from mmfuse.tasks import Classification
+from mmfuse.training import fit
+
+
+class Number:
+    """A modality whose file holds one number. In training a random one is added, from every generator there is."""
+
+    takes_path = True
+    padding = None
+
+    def __init__(self, random=False):
+        self.random = random
+
+    def __call__(self, value):
+        if not isinstance(value, bytes):
+            raise ValueError(f"The value is a {type(value).__name__}. Expected bytes.")
+        noise = torch.rand(()) + np.random.rand() if self.random else 0.0
+        return torch.tensor(float(value)) + noise
+
+    def blank(self):
+        return torch.tensor(0.0)
+
+
+class Text:
+    """A modality of text: the number of each letter."""
+
+    takes_path = False
+    random = False
+    padding = 0
+
+    def __call__(self, value):
+        return torch.tensor([ord(letter) for letter in value])
+
+    def blank(self):
+        return torch.tensor([0])
+
+
+def make_reader(**encoders):
+    """All of a model that a loader asks for: two modalities, the number and the text, and one task."""
+    transforms = encoders or {"number": Number, "text": lambda random: Text()}
+    return SimpleNamespace(
+        encoders={name: SimpleNamespace(transform=make) for name, make in transforms.items()},
+        tasks={"label": Classification(4, ["even", "odd"])},
+    )
+
+
+def write_tar(path, members):
+    """A tar with these members: (name, content), or a TarInfo with its content."""
+    with tarfile.open(path, "w") as tar:
+        for name, content in members:
+            header = name if isinstance(name, tarfile.TarInfo) else tarfile.TarInfo(name)
+            header.size = len(content) if header.isreg() else 0
+            tar.addfile(header, io.BytesIO(content))
+    return path
+
+
+def write_numbers(folder, counts=(7, 0, 5, 11), first=0):
+    """Shards of samples whose number is their place among all; every third has no text."""
+    folder.mkdir(exist_ok=True)
+    numbers = itertools.count(first)
+    for shard, count in enumerate(counts):
+        members = []
+        for i in itertools.islice(numbers, count):
+            members.append((f"{i:06d}.number.bin", str(i).encode()))
+            if i % 3:
+                members.append((f"{i:06d}.txt", f"text {i}".encode()))
+            members.append((f"{i:06d}.json", json.dumps({"label": ["even", "odd"][i % 2]}).encode()))
+        write_tar(folder / f"train-{shard:06d}.tar", members)
+    return folder
+
+
+def numbers_of(batches):
+    return [int(x) for batch in batches for x in batch.inputs["number"].values.tolist()]
+
+
+def assert_same_batches(found, expected):
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+# Format
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("000123.jpg", ("000123", "jpg")),
+        ("a/b.c/000123.Left.JPG", ("a/b.c/000123", "left.jpg")),
+        ("./7.txt", ("./7", "txt")),
+        ("README", None),
+        (".hidden", None),
+        ("a/._7.jpg", None),
+        ("__meta__/1.json", None),
+        ("7.", None),
+    ],
+)
+def test_names_are_split_as_webdataset_splits_them(name, parts):
+    assert split_name(name) == parts
+
+
+def test_batches_hold_what_the_members_say(tmp_path):
+    write_numbers(tmp_path / "s")
+
+    batches = list(load_shards(tmp_path / "s", make_reader(), batch_size=5))
+
+    assert numbers_of(batches) == list(range(23))
+    assert [len(batch.inputs["text"].present) for batch in batches] == [5, 5, 5, 5, 3]
+    present = torch.cat([batch.inputs["text"].present for batch in batches])
+    labels = torch.cat([batch.targets["label"].values for batch in batches])
+    assert present.tolist() == [i % 3 != 0 for i in range(23)]
+    assert labels.tolist() == [i % 2 for i in range(23)]
+    text = batches[0].inputs["text"]
+    assert "".join(map(chr, text.values[1][text.mask[1]].tolist())) == "text 1"
+
+
+def test_a_table_in_shards_gives_the_batches_of_the_table(tmp_path):
+    table, model = read_table(write_rows(tmp_path, rows=11)), make_model()
+    write_shards(table, tmp_path / "s", files=["image", "audio"], per_shard=4)
+
+    found = list(load_shards(tmp_path / "s", model, batch_size=3))
+
+    assert_same_batches(found, list(load_batches(table, model, batch_size=3)))
+
+
+def test_a_model_is_trained_and_evaluated_on_shards(tmp_path):
+    table, model = read_table(write_rows(tmp_path)), make_model()
+    write_shards(table, tmp_path / "s", files=["image", "audio"], per_shard=5)
+    train = load_shards(tmp_path / "s", model, train=True, batch_size=4, buffer=6)
+
+    history = fit(model, train, epochs=2, progress=False)
+
+    report = evaluate(model, load_shards(tmp_path / "s", model, batch_size=5))
+    assert len(history.epochs) == 2 and train.epoch == 2
+    assert report.samples == 12
+    assert report.numbers == evaluate(model, load_batches(table, model, batch_size=5)).numbers
+
+
+def test_columns_say_which_member_is_which(tmp_path):
+    write_tar(tmp_path / "a.tar", [("1.left.bin", b"3"), ("1.right.bin", b"4"), ("1.cls", b"1\n")])
+    model = make_reader(number=Number)
+    model.tasks["label"] = Classification(4, 2)
+
+    (batch,) = load_shards(tmp_path, model, columns={"number": ("front.bin", "right.bin")})
+
+    assert batch.inputs["number"].values.tolist() == [4.0]
+    assert batch.targets["label"].values.tolist() == [1]
+
+
+def test_a_column_can_be_said_to_be_absent(tmp_path):
+    write_numbers(tmp_path / "s")
+
+    batches = list(load_shards(tmp_path / "s", make_reader(), columns={"text": None, "label": None}))
+
+    assert not any(batch.inputs["text"].present.any() for batch in batches)
+    assert not any(batch.targets["label"].known.any() for batch in batches)
+
+
+# Order
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_every_sample_comes_once_over_ranks_and_workers(tmp_path, world, workers):
+    write_numbers(tmp_path / "s")
+    loaders = [
+        load_shards(
+            tmp_path / "s", make_reader(), train=True, batch_size=3, buffer=4, workers=workers, rank=rank, world=world
+        )
+        for rank in range(world)
+    ]
+
+    epochs = [[[int(x) for b in loader for x in range(len(b.targets["label"].known))] for loader in loaders]]
+    plain = [[sorted(row for rows in loader.dataset.order.rows(1) for row in rows) for loader in loaders]]
+
+    assert sum(map(len, epochs[0])) == 23
+    assert Counter(itertools.chain(*plain[0])) == Counter(range(23))
+    assert len({len(loader) for loader in loaders}) == 1
+
+
+def test_keys_over_ranks_and_workers_are_the_whole_set(tmp_path):
+    write_numbers(tmp_path / "s", counts=(9, 4))
+    model = make_reader(number=lambda random: Number())
+
+    found = [
+        numbers_of(load_shards(tmp_path / "s", model, train=True, batch_size=2, buffer=3, workers=2, rank=r, world=2))
+        for r in range(2)
+    ]
+
+    assert Counter(found[0] + found[1]) == Counter(range(13))
+    assert abs(len(found[0]) - len(found[1])) == 1
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_any_order_has_each_sample_once_and_equal_steps(shuffle):
+    for counts, size, buffer, world in itertools.product(
+        [(1,), (5,), (3, 0, 9, 1), (64,)], [1, 2, 7], [1, 5, 99], [1, 2, 3]
+    ):
+        if shuffle and sum(counts) < world:
+            continue
+        orders = [Order(counts, size, shuffle, buffer, seed=3, rank=rank, world=world) for rank in range(world)]
+
+        batches = [list(order.rows(epoch=2)) for order in orders]
+
+        rows = [row for rank in batches for batch in rank for row in batch]
+        assert len(set(rows)) == len(rows) == sum(counts) - orders[0].left_out
+        assert [len(rank) for rank in batches] == [order.batches for order in orders]
+        assert all(0 < len(batch) <= size for rank in batches for batch in rank)
+        assert all(
+            order.run(2).row(order.run(2).position(row)) == row for order in orders for row in next(order.rows(2), [])
+        )
+        for order, rank in zip(orders, batches, strict=True):
+            assert [list(order.rows(2, first)) for first in range(len(rank))] == [rank[i:] for i in range(len(rank))]
+        if shuffle:
+            assert len({len(rank) for rank in batches}) == 1
+
+
+def test_epochs_and_seeds_differ_and_repeat():
+    orders = {
+        (seed, epoch): list(Order((40, 40, 40), 8, True, 16, seed).rows(epoch))
+        for seed in (0, 1)
+        for epoch in (0, 1, 2)
+    }
+
+    assert len({repr(order) for order in orders.values()}) == 6
+    assert list(Order((40, 40, 40), 8, True, 16, 1).rows(2)) == orders[1, 2]
+
+
+def test_a_buffer_as_large_as_the_data_shuffles_all_of_it():
+    places = torch.tensor([next(Order((50, 50), 1, True, 100, seed).rows(0))[0] for seed in range(400)])
+
+    counts = places.bincount(minlength=100)
+
+    assert counts.max() < 20  # expected 4 of each
+    assert (counts > 0).sum() > 90
+
+
+def test_batches_do_not_depend_on_the_number_of_workers(tmp_path):
+    write_numbers(tmp_path / "s", counts=(13, 9))
+
+    passes = [
+        list(load_shards(tmp_path / "s", make_reader(), train=True, batch_size=4, buffer=6, workers=workers))
+        for workers in (0, 1, 2)
+    ]
+
+    assert_same_batches(passes[1], passes[0])
+    assert_same_batches(passes[2], passes[0])
+    noise = torch.cat([batch.inputs["number"].values for batch in passes[0]]).frac()
+    assert len(noise.unique()) == 22  # no two samples have the same
+
+
+def test_training_leaves_samples_out_only_where_batches_of_one_would_not_come_out_even(tmp_path):
+    write_numbers(tmp_path / "s", counts=(5,))
+
+    with pytest.warns(UserWarning, match="1 of 5 samples are left out of each epoch, others each time"):
+        loader = load_shards(tmp_path / "s", make_reader(), train=True, batch_size=1, rank=0, world=2)
+
+    assert len(loader) == len(list(loader)) == 2
+    orders = [Order((5,), 1, True, buffer=9, seed=0, rank=rank, world=2) for rank in (0, 1)]
+    taken = [{row for order in orders for rows in order.rows(epoch) for row in rows} for epoch in range(30)]
+    assert {len(rows) for rows in taken} == {4}
+    assert set.intersection(*taken) == set()
+
+
+# Resuming
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_new_loader_goes_on_after_any_batch(tmp_path, workers):
+    write_numbers(tmp_path / "s", counts=(13, 4, 9))
+
+    def make(workers=0):
+        return load_shards(tmp_path / "s", make_reader(), train=True, batch_size=4, buffer=10, seed=5, workers=workers)
+
+    whole = make()
+    first, second = list(whole), list(whole)
+    for taken in (0, 1, 3, len(second) - 1) if workers == 0 else (2,):
+        killed = make(workers)
+        list(killed)
+        handed = list(itertools.islice(killed, taken))
+        state = json.loads(json.dumps(killed.state_dict()))
+        resumed = make(workers)
+        resumed.load_state_dict(state)
+
+        rest = list(resumed)
+
+        assert resumed.epoch == 2
+        assert_same_batches(handed + rest, second)
+    assert state["epoch"] == 1
+    assert_same_batches(list(make()), first)
+
+
+def test_the_state_after_a_whole_epoch_is_the_next_one(tmp_path):
+    write_numbers(tmp_path / "s")
+    loader = load_shards(tmp_path / "s", make_reader(), train=True)
+
+    list(loader)
+
+    state = loader.state_dict()
+    assert (state["epoch"], state["batches"]) == (1, 0)
+
+
+def test_setting_the_epoch_begins_another_one_and_keeps_a_resumed_one(tmp_path):
+    write_numbers(tmp_path / "s")
+    loader = load_shards(tmp_path / "s", make_reader(), train=True, batch_size=4)
+    state = {**loader.state_dict(), "epoch": 3, "batches": 2}
+
+    loader.load_state_dict(state)
+    loader.epoch = 3
+    rest = list(loader)
+    loader.epoch = 3
+    again = list(loader)
+
+    assert len(rest) == len(again) - 2
+    assert_same_batches(rest, again[2:])
+
+
+def test_the_middle_of_other_batches_is_refused(tmp_path):
+    write_numbers(tmp_path / "s")
+    state = load_shards(tmp_path / "s", make_reader(), train=True, batch_size=4).state_dict()
+    other = load_shards(tmp_path / "s", make_reader(), train=True, batch_size=3)
+
+    with pytest.raises(ValueError, match="cannot go on in the middle of epoch 0: it got batch_size=3 for 4"):
+        other.load_state_dict({**state, "batches": 1})
+
+    other.load_state_dict({**state, "epoch": 1})
+    assert other.epoch == 1
+
+
+def test_going_on_reads_no_sample_that_was_handed_out(tmp_path, monkeypatch):
+    write_numbers(tmp_path / "s", counts=(30, 30))
+    read = []
+    original = TarReader.read
+    monkeypatch.setattr(
+        TarReader, "read", lambda self, header, most: read.append(header.name) or original(self, header, most)
+    )
+    loader = load_shards(tmp_path / "s", make_reader(), train=True, batch_size=4, buffer=8)
+    loader.load_state_dict({**loader.state_dict(), "batches": 12})
+    read.clear()
+
+    batches = list(loader)
+
+    assert len({name[:6] for name in read}) == sum(len(batch.inputs["number"].present) for batch in batches) == 12
+
+
+# Memory
+
+
+def test_memory_holds_one_buffer_whatever_the_number_of_samples(tmp_path):
+    held = []
+    for counts in ((100,) * 3, (100,) * 30, (3000,)):
+        folder = write_numbers(tmp_path / str(len(held)), counts)
+        loader = load_shards(folder, make_reader(), train=True, batch_size=8, buffer=64)
+        assert sum(len(batch.inputs["number"].present) for batch in loader) == sum(counts)
+        held.append(loader.dataset.most_held)
+
+    assert max(held) <= 64 + 8
+    assert loader.dataset._held == {}
+
+
+# Faults
+
+
+def test_no_shard_of_that_name(tmp_path):
+    write_numbers(tmp_path / "s")
+
+    with pytest.raises(DataError, match=r"No shard is named .*train-00001\.tar'.*Did you mean 'train-000001\.tar'"):
+        load_shards(tmp_path / "s" / "train-00001.tar", make_reader())
+    with pytest.raises(DataError, match="No shard is named"):
+        load_shards(tmp_path / "s" / "test-*.tar", make_reader())
+    with pytest.raises(DataError, match="got no shard"):
+        load_shards([], make_reader())
+    (tmp_path / "t").mkdir()
+    with pytest.raises(DataError, match=r"has no file that ends in \.tar"):
+        load_shards(tmp_path / "t", make_reader())
+
+
+def test_patterns_and_braces_name_shards(tmp_path):
+    folder = write_numbers(tmp_path / "s", counts=(2, 3, 4))
+
+    sizes = [
+        len(load_shards(shards, make_reader()).dataset)
+        for shards in (f"{folder}/train-*.tar", f"{folder}/train-{{000001..000002}}.tar", [folder / "train-000000.tar"])
+    ]
+
+    assert sizes == [9, 7, 2]
+
+
+@pytest.mark.parametrize("address", ["http://host/train-000000.tar", "s3://bucket/a.tar", "pipe:curl host"])
+def test_addresses_are_refused(address):
+    with pytest.raises(DataError, match=r"is an address or a command\. .* Download them first"):
+        load_shards(address, make_reader())
+
+
+def test_a_shard_that_comes_twice_is_refused(tmp_path):
+    folder = write_numbers(tmp_path / "s", counts=(2,))
+
+    with pytest.raises(DataError, match="Shards come twice"):
+        load_shards([folder / "train-000000.tar", folder / "." / "train-000000.tar"], make_reader())
+
+
+@pytest.mark.parametrize("cut", [1, 600, 1024, 5000])
+def test_a_truncated_shard_is_an_error(tmp_path, cut):
+    write_numbers(tmp_path / "s", counts=(3,))
+    path = tmp_path / "s" / "train-000000.tar"
+    content = path.read_bytes().rstrip(b"\0")
+    end = len(content) + 512 - len(content) % 512
+    path.write_bytes((content + b"\0" * 1024)[: end - cut] if cut > 1 else content[:-1])
+
+    with pytest.raises(
+        DataError, match=r"train-000000\.tar is damaged or breaks off: .*Copy, download or write it again"
+    ):
+        load_shards(tmp_path / "s", make_reader())
+
+
+def test_an_index_tells_of_a_truncated_shard_at_once(tmp_path):
+    write_shards([{"text": "a", "label": "odd"}] * 3, tmp_path / "s")
+    path = tmp_path / "s" / "shard-000000.tar"
+    path.write_bytes(path.read_bytes()[:-512])
+
+    with pytest.raises(DataError, match="has 9728 bytes. Expected 10240, as when its samples were counted"):
+        load_shards(tmp_path / "s", make_reader(text=lambda random: Text()))
+
+
+@pytest.mark.parametrize("size", [600, 10**9, 5])
+def test_a_member_that_lies_about_its_size_is_an_error(tmp_path, size):
+    path = write_tar(tmp_path / "a.tar", [("1.number", b"3" * 600), ("1.txt", b"x" * 2000)])
+    header = tarfile.TarInfo("1.number")
+    header.size = size
+    content = bytearray(path.read_bytes())
+    content[:512] = header.tobuf(tarfile.USTAR_FORMAT)
+    path.write_bytes(content)
+
+    if size == 600:
+        assert len(load_shards(path, make_reader())) == 1
+    else:
+        with pytest.raises(DataError, match=r"a\.tar is damaged or breaks off"):
+            load_shards(path, make_reader())
+
+
+def test_a_header_that_says_it_is_long_fills_no_memory(tmp_path):
+    header = tarfile.TarInfo("././@LongLink")
+    header.type, header.size = tarfile.GNUTYPE_LONGNAME, 2**34
+    (tmp_path / "a.tar").write_bytes(header.tobuf(tarfile.GNU_FORMAT) + bytes(2048))
+
+    with pytest.raises(DataError, match=r"damaged or breaks off: a header of \d+ bytes"):
+        load_shards(tmp_path, make_reader())
+
+
+def special(name, kind, target=""):
+    header = tarfile.TarInfo(name)
+    header.type, header.linkname = kind, target
+    return header, b""
+
+
+@pytest.mark.parametrize(
+    ("member", "what"),
+    [
+        (("/etc/1.number", b"1"), "has a name that leads out of it"),
+        (("../1.number", b"1"), "has a name that leads out of it"),
+        (("a/../../1.number", b"1"), "has a name that leads out of it"),
+        (("..\\1.number", b"1"), "has a name that leads out of it"),
+        (("n" * 5000 + ".txt", b"1"), "has a name of 5004 letters"),
+        (special("1.number", tarfile.SYMTYPE, "/etc/passwd"), "is a link to '/etc/passwd'"),
+        (special("1.number", tarfile.LNKTYPE, "0.number"), "is a link to '0.number'"),
+        (special("1.number", tarfile.CHRTYPE), "is a device or pipe"),
+        (special("1.number", tarfile.FIFOTYPE), "is a device or pipe"),
+        (special("1.number", b"Z"), "is of kind b'Z'"),
+    ],
+)
+def test_members_that_are_no_plain_files_below_the_root_are_refused(tmp_path, member, what):
+    write_tar(tmp_path / "a.tar", [("0.number", b"0"), member])
+
+    with pytest.raises(DataError, match=r"a\.tar is refused: its member .* " + what):
+        load_shards(tmp_path, make_reader())
+
+    assert [path.name for path in tmp_path.iterdir()] == ["a.tar"]
+
+
+def test_two_members_of_one_kind_in_a_sample_are_refused(tmp_path):
+    write_tar(tmp_path / "a.tar", [("7.number", b"1"), ("7.NUMBER", b"2")])
+
+    with pytest.raises(DataError, match=r"a\.tar has two members '7'\.number"):
+        load_shards(tmp_path, make_reader())
+
+
+def test_compressed_shards_are_refused(tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w:gz"):
+        pass
+
+    with pytest.raises(DataError, match=r"a\.tar is compressed\. .* Unpack it once with gunzip"):
+        load_shards(tmp_path, make_reader())
+
+
+def test_two_tars_in_one_file_are_not_read_in_half(tmp_path):
+    folder = write_numbers(tmp_path / "s", counts=(2, 2))
+    one, two = sorted(folder.iterdir())
+    one.write_bytes(one.read_bytes() + two.read_bytes())
+
+    with pytest.raises(DataError, match="damaged or breaks off: what stands at byte .* is no member"):
+        load_shards(one, make_reader())
+
+
+@pytest.mark.parametrize("content", [b"", b"not a tar" * 100, b"\0" * 512, b"\0" * 10240])
+def test_what_has_no_sample_is_refused(tmp_path, content):
+    (tmp_path / "a.tar").write_bytes(content)
+
+    with pytest.raises(DataError, match=r"has 0 bytes|damaged or breaks off|have no sample"):
+        load_shards(tmp_path, make_reader())
+
+
+def test_members_without_key_are_passed_over_and_told(tmp_path):
+    write_tar(tmp_path / "a.tar", [("README", b"x"), ("__meta__/a.json", b"{}"), ("1.number", b"1"), ("1.txt", b"x")])
+
+    with pytest.warns(UserWarning, match="1 members of the shards have no key or no extension"):
+        loader = load_shards(tmp_path, make_reader())
+
+    assert len(loader.dataset) == 1
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_member_that_cannot_be_read_is_named(tmp_path, workers):
+    write_tar(tmp_path / "a.tar", [("1.number", b"1"), ("1.txt", b"x"), ("k.number.bin", b"one")])
+
+    with pytest.raises(
+        DataError,
+        match=r"The shard a\.tar, key 'k', 'number': member k\.number\.bin: could not convert .* on_error='absent'",
+    ):
+        list(load_shards(tmp_path, make_reader(), workers=workers))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_members_that_cannot_be_read_are_absent_or_skipped_and_counted(tmp_path, workers):
+    members = [(f"{i}.number", b"x" if i == 3 else b"1") for i in range(8)]
+    write_tar(
+        tmp_path / "a.tar",
+        [part for i, m in enumerate(members) for part in (m, (f"{i}.txt", b"t"), (f"{i}.json", b'{"label": "odd"}'))],
+    )
+
+    for on_error in ("absent", "skip"):
+        loader = load_shards(tmp_path, make_reader(), batch_size=4, workers=workers, on_error=on_error, max_errors=0.5)
+        batch = next(iter(loader))
+
+        assert batch.inputs["number"].present.tolist() == [True, True, True, False]
+        assert batch.inputs["text"].present.tolist() == [True, True, True, on_error == "absent"]
+        assert batch.targets["label"].known.tolist() == [True, True, True, on_error == "absent"]
+        assert loader.dataset.report.rows == [3]
+        assert "The shard a.tar, sample 3, 'number': key '3': could not convert" in str(loader.dataset.report)
+
+
+@pytest.mark.parametrize(
+    ("member", "what"),
+    [
+        (("1.txt", b"\xff\xfe\xfa"), "It is not UTF-8 text"),
+        (("1.txt", b"x" * 300), "It has 300 bytes. Expected at most 200"),
+        (("1.json", b'{"text": '), "It is not JSON"),
+        (("1.json", b"[" * 199), "It is not JSON"),
+    ],
+)
+def test_members_that_are_not_what_they_say_are_named(tmp_path, member, what):
+    write_tar(tmp_path / "a.tar", [("0.txt", b"x"), member])
+    model = make_reader(text=lambda random: Text())
+
+    with pytest.raises(DataError, match=rf"The shard a\.tar, key '1', 'text':.* {what}"):
+        list(load_shards(tmp_path, model, max_bytes=200))
+
+    loader = load_shards(tmp_path, model, columns={"label": None}, max_bytes=200, on_error="absent")
+    (batch,) = loader
+    assert batch.inputs["text"].present.tolist() == [True, False]
+    assert loader.dataset.report.rows == [1]
+
+
+def test_a_label_that_is_not_a_class_is_named(tmp_path):
+    write_tar(tmp_path / "a.tar", [("k1.txt", b"x"), ("k1.cls", b"od")])
+
+    with pytest.raises(
+        DataError, match=r"a\.tar, sample 0, key 'k1', label of 'label': label 'od' is not a class.*'odd'"
+    ):
+        list(load_shards(tmp_path, make_reader(text=lambda random: Text())))
+
+
+def test_a_column_that_is_nowhere_is_named_with_the_nearest(tmp_path):
+    write_tar(tmp_path / "a.tar", [("1.nunber", b"1"), ("1.txt", b"x"), ("1.json", b'{"labels": 1}')])
+
+    with pytest.raises(DataError, match="The shards have no 'number': .*Did you mean 'nunber'"):
+        load_shards(tmp_path, make_reader())
+    with pytest.raises(DataError, match="The shards have no 'label': .*Did you mean 'labels'"):
+        load_shards(tmp_path, make_reader(text=lambda random: Text()), train=True)
+    with pytest.raises(ValueError, match="unknown column 'txet'.*Did you mean 'text'"):
+        load_shards(tmp_path, make_reader(), columns={"txet": "txt"})
+
+
+def test_paths_in_shards_are_not_followed(tmp_path):
+    write_tar(tmp_path / "a.tar", [("1.json", b'{"number": "/etc/passwd", "text": "x"}')])
+
+    with pytest.raises(DataError, match="It is the text '/etc/passwd'. .* paths in shards are not followed"):
+        list(load_shards(tmp_path, make_reader()))
+
+
+def test_a_shard_that_changes_after_it_was_counted_is_an_error(tmp_path):
+    write_numbers(tmp_path / "s", counts=(3, 3))
+    loader = load_shards(tmp_path / "s", make_reader())
+    path = tmp_path / "s" / "train-000001.tar"
+
+    fewer = write_tar(tmp_path / "fewer.tar", [("1.number", b"1"), ("1.txt", b"x")]).read_bytes()
+    path.write_bytes(fewer + bytes(path.stat().st_size - len(fewer)))
+
+    with pytest.raises(DataError, match="has fewer samples than the 3 that were counted"):
+        list(loader)
+
+
+def test_ranks_are_checked(tmp_path, monkeypatch):
+    write_numbers(tmp_path / "s", counts=(3,))
+
+    with pytest.raises(ValueError, match="got rank=2 of world=2. Expected a rank from 0 to 1"):
+        load_shards(tmp_path / "s", make_reader(), rank=2, world=2)
+    with pytest.raises(ValueError, match="got rank=1 and world=None. Expected both or neither"):
+        load_shards(tmp_path / "s", make_reader(), rank=1)
+    with pytest.raises(DataError, match="There are 3 samples for 4 ranks"):
+        load_shards(tmp_path / "s", make_reader(), train=True, rank=0, world=4)
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert numbers_of(load_shards(tmp_path / "s", make_reader())) == [1, 2]
+
+
+# Writing
+
+
+def test_files_are_copied_as_they_are_and_other_cells_are_json(tmp_path):
+    (tmp_path / "a.JPG").write_bytes(b"picture")
+    rows = [{"image": "a.JPG", "text": "é", "age": 3, "depth": np.arange(3.0), "id": "k"}, {"text": "b", "id": "l"}]
+
+    (shard,) = write_shards(rows, tmp_path / "s", files=["image"], key="id", root=tmp_path)
+
+    with tarfile.open(shard.path) as tar:
+        members = {member.name: tar.extractfile(member).read() for member in tar}
+    assert members["k.image.jpg"] == b"picture"
+    assert json.loads(members["k.json"]) == {"text": "é", "age": "3"}
+    assert json.loads(members["l.json"])["text"] == "b"
+    assert np.lib.format.read_array(io.BytesIO(members["k.depth.npy"])).tolist() == [0, 1, 2]
+    assert (shard.samples, shard.bytes) == (2, shard.path.stat().st_size)
+
+
+def test_the_index_says_what_counting_would_find(tmp_path):
+    table = read_table(write_rows(tmp_path))
+    written = write_shards(table, tmp_path / "s", files=["image", "audio"], per_shard=5, seed=0)
+    (tmp_path / "s" / "index.json").unlink()
+
+    counted = index_shards(tmp_path / "s")
+
+    assert [(s.path, s.samples, s.bytes, s.crc32) for s in counted] == [
+        (s.path, s.samples, s.bytes, s.crc32) for s in written
+    ]
+    verify_shards(tmp_path / "s")
+
+
+def test_one_changed_bit_is_found(tmp_path):
+    (shard,) = write_shards([{"text": "a"}], tmp_path / "s")
+    content = bytearray(shard.path.read_bytes())
+    content[515] ^= 1
+    shard.path.write_bytes(content)
+
+    with pytest.raises(DataError, match=r"shard-000000\.tar is not what was written: its CRC-32"):
+        verify_shards(tmp_path / "s")
+
+
+@pytest.mark.parametrize("change", [{"samples": -1}, {"samples": "many"}, {"bytes": None}, {"name": None}])
+def test_an_index_that_says_nothing_useful_is_refused(tmp_path, change):
+    write_shards([{"text": "a"}], tmp_path / "s")
+    path = tmp_path / "s" / "index.json"
+    index = json.loads(path.read_text())
+    index["shards"][0] |= change
+    if change == {"name": None}:
+        del index["shards"][0]["name"]
+    path.write_text(json.dumps(index))
+
+    with pytest.raises(DataError, match=r"index\.json in .* does not say how many samples .* call index_shards"):
+        load_shards(tmp_path / "s", make_reader())
+
+
+def test_an_index_of_somebody_else_is_not_read(tmp_path):
+    folder = write_numbers(tmp_path / "s", counts=(3,))
+    (folder / "index.json").write_text('{"__kind__": "wids-shard-index-v1", "shardlist": []}')
+
+    assert len(load_shards(folder, make_reader()).dataset) == 3
+
+
+def test_nothing_is_left_of_shards_that_could_not_be_written(tmp_path):
+    rows = [{"text": "a", "id": "k"}, {"text": "b", "id": "k"}]
+
+    with pytest.raises(DataError, match="line 1: the key 'k' comes twice"):
+        write_shards(rows, tmp_path / "s", key="id")
+    with pytest.raises(DataError, match="'a.b' cannot be a key"):
+        write_shards([{"id": "a.b"}], tmp_path / "s", key="id")
+    with pytest.raises(DataError, match="line 0, column 'image': no such file .* Mend or empty the cell"):
+        write_shards([{"image": "none.jpg"}], tmp_path / "s", files=["image"], root=tmp_path)
+    with pytest.raises(DataError, match="got no rows"):
+        write_shards(iter([]), tmp_path / "s")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_that_are_there_are_not_overwritten(tmp_path):
+    write_shards([{"text": "a"}], tmp_path / "s")
+
+    with pytest.raises(ValueError, match="write_shards found files in .*Expected a new folder"):
+        write_shards([{"text": "a"}], tmp_path / "s")
+    with pytest.raises(ValueError, match="got a seed, and rows that can be read only once"):
+        write_shards([{"text": "a"}], tmp_path / "t", seed=1)
