@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from mmfuse.data.errors import DataError
 KEPT_REASONS = 100
 
 
+@runtime_checkable
 class Places(Protocol):
     """Names the rows of a data set in messages."""
 
