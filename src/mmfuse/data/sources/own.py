@@ -13,6 +13,8 @@ from mmfuse.data.columns.packed import is_missing
 from mmfuse.data.errors import DataError
 from mmfuse.data.sources.source import Source
 
+_AT_ONCE = 256  # rows; more than most batches have
+
 
 def read_dataset(dataset: Any) -> Source:
     """Anything with ``__len__`` and ``__getitem__``, whose items are mappings from column to cell, all with one key."""
@@ -20,7 +22,7 @@ def read_dataset(dataset: Any) -> Source:
     if len(dataset) == 0:
         return Source(name, Path.cwd(), {})
     rows = _Rows(name, dataset)
-    rows.names = tuple(rows[0])
+    rows.names = tuple(rows.read(0))
     return Source(name, Path.cwd(), {column: OwnColumn(rows, column) for column in rows.names})
 
 
@@ -35,14 +37,13 @@ class OwnColumn:
         return len(self.rows.dataset)
 
     def cell(self, row: int) -> Any:
-        return self.rows[row][self.name]
+        return self.rows.cells([row], self.name)[0]
 
     def cells(self, rows: Tensor) -> list[Any]:
-        if len(rows) > 1 and hasattr(self.rows.dataset, "column"):
-            whole = self.rows.dataset.column(self.name)
-            if whole is not None:
-                return [_cell(whole[row]) for row in rows.tolist()]
-        return [self.rows[row][self.name] for row in rows.tolist()]
+        whole = self.rows.dataset.column(self.name) if hasattr(self.rows.dataset, "column") else None
+        if whole is not None:
+            return [_cell(whole[row]) for row in rows.tolist()]
+        return [cell for some in rows.split(_AT_ONCE) for cell in self.rows.cells(some.tolist(), self.name)]
 
     def distinct(self, rows: Tensor) -> tuple[list[Any], Tensor]:
         return distinct_cells(self.cells(rows))
@@ -52,23 +53,31 @@ class OwnColumn:
 
 
 class _Rows:
-    """Items as rows. The last one is kept: its columns are asked for one after the other."""
+    """Items as rows. Those last asked for are kept until each of their columns was asked for once.
+
+    So an item is read once although its columns are taken one after the other, and anew in the next epoch.
+    """
 
     def __init__(self, name: str, dataset: Any) -> None:
         self.name = name
         self.dataset = dataset
         self.names: tuple[str, ...] | None = None
-        self._last: tuple[int, dict[str, Any]] | None = None
-
-    def __getitem__(self, row: int) -> dict[str, Any]:
-        if self._last is None or self._last[0] != row:
-            self._last = row, self._read(row)
-        return self._last[1]
+        self._kept: dict[int, dict[str, Any]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"_last": None}
+        return vars(self) | {"_kept": {}}
 
-    def _read(self, row: int) -> dict[str, Any]:
+    def cells(self, rows: list[int], column: str) -> list[Any]:
+        """One column of some items."""
+        if any(column not in self._kept.get(row, {}) for row in rows):
+            self._kept = {row: self.read(row) for row in rows}
+        found = [self._kept[row][column] for row in rows]
+        for row in rows:
+            self._kept[row].pop(column, None)
+        return found
+
+    def read(self, row: int) -> dict[str, Any]:
+        """An item of the dataset."""
         try:
             item = self.dataset[row]
         except Exception as error:
