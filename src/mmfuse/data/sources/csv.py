@@ -4,7 +4,7 @@ import csv
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TextIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,7 +34,7 @@ def read_csv(path: Path) -> Source:
     return Source(path.name, path.parent, columns, torch.from_numpy(np.concatenate(places)))
 
 
-def _pieces(name: str, file: TextIO) -> Iterator[tuple[np.ndarray, list[list[str]]]]:
+def _pieces(name: str, file: Any) -> Iterator[tuple[np.ndarray, list[list[str]]]]:
     """The header, then many rows at a time, each with the line where it ends; without empty lines.
 
     Strict: an open quotation mark would swallow the rows after it in silence.

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from mmfuse.data.errors import DataError
 
@@ -16,7 +16,7 @@ SMALL = 2**26  # bytes; a gzip file may always hold this much
 
 
 @contextmanager
-def open_text(path: Path) -> Iterator[TextIO]:
+def open_text(path: Path) -> Iterator[Any]:
     """A text file in UTF-8, with or without a byte order mark, its ends of lines as they are."""
     try:
         with path.open("rb") as file:
@@ -28,7 +28,7 @@ def open_text(path: Path) -> Iterator[TextIO]:
         raise DataError(f"{path.name} is not a whole gzip file: {error}. Expected one. Pack it again.") from None
 
 
-def bounded_lines(name: str, file: TextIO) -> Iterator[str]:
+def bounded_lines(name: str, file: Any) -> Iterator[str]:
     """The lines of a file. Raises DataError for one that is too long or holds a NUL, before it fills the memory."""
     number = 0
     read = file.readline

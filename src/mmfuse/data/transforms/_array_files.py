@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -36,7 +36,7 @@ TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "BOOL": "|b1"}
 class ArrayFile:
     """An open file, and what is wanted of it."""
 
-    file: BinaryIO
+    file: Any  # opened for reading bytes
     size: int  # in bytes
     key: str | None = None
     max_bytes: int | None = None
@@ -119,7 +119,7 @@ def read_safetensors(source: ArrayFile) -> Any:
     return (array.astype(np.uint32) << 16).view(np.float32) if kind == "BF16" else array
 
 
-def _npy_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, Any]:
+def _npy_header(file: Any) -> tuple[tuple[int, ...], bool, Any]:
     """Shape, whether columns come first, and type. Not by numpy, which parses a header as Python."""
     start = file.read(8)
     length = int.from_bytes(file.read(4 if start[6:7] > b"\1" else 2), "little")
@@ -161,7 +161,7 @@ def _read_raw(source: ArrayFile, there: int, shape: tuple[int, ...], dtype: Any,
 def _read_raw_all(source: ArrayFile, shape: tuple[int, ...], dtype: Any) -> Any:
     source.require_room(math.prod(shape) * dtype.itemsize)
     array = np.empty(shape, dtype)
-    if array.nbytes and source.file.readinto(array.reshape(-1).view(np.uint8).data) != array.nbytes:  # type: ignore[attr-defined]
+    if array.nbytes and source.file.readinto(array.reshape(-1).view(np.uint8).data) != array.nbytes:
         raise _damaged("array", "it breaks off")
     return array
 
