@@ -2,9 +2,12 @@
 
 import csv
 import json
+import pickle
 
 import pandas as pd
+import psutil
 import pytest
+import torch
 
 from mmfuse.data import DataError, read_table
 
@@ -91,7 +94,11 @@ def test_a_split_has_every_row_once_and_keeps_groups_together(tmp_path):
     [
         ("t.csv", "", "t.csv has no rows. Expected at least one below the header"),
         ("t.csv", "a,b\n", "t.csv has no rows"),
-        ("t.csv", "a,b,a\n1,2,3\n", r"t.csv line 1 has columns of one name: \['a'\] \(columns \[1, 3\]\). Expected different"),
+        (
+            "t.csv",
+            "a,b,a\n1,2,3\n",
+            r"t.csv line 1 has columns of one name: \['a'\] \(columns \[1, 3\]\). Expected different",
+        ),
         ("t.csv", "a,b\n1,2\n1,2,3\n", "t.csv line 3 has 3 cells. Expected 2, as in the header. Put cells"),
         ("t.csv", b"a\n\xff\xfe\n", "t.csv is not UTF-8 text"),
         ("t.csv", 'y,text\n1,a\n2,"open\n3,b\n', "t.csv line 4 is not CSV: .* Expected quotation marks in pairs. Put"),
@@ -161,3 +168,126 @@ def test_the_order_of_classes_does_not_depend_on_chance():
 def test_what_is_no_table_of_numbers_or_labels_is_refused(act, message):
     with pytest.raises(DataError, match=message):
         act()
+
+
+def test_the_line_of_a_row_is_where_it_ends_in_the_file(tmp_path):
+    path = write(tmp_path / "t.csv", 'a,b\n\n1,"two\r\nlines"\n\n2,"three\nof\rthem"\n3,x\n')
+
+    table = read_table(path)
+
+    assert table.lines == (4, 8, 9)
+    assert table.column("b") == ["two\r\nlines", "three\nof\rthem", "x"]
+    assert table.take([2, 0]).line(1) == 4
+
+
+@pytest.mark.plain
+def test_a_broken_row_after_a_cell_of_several_lines_is_named(tmp_path):
+    with pytest.raises(DataError, match="t.csv line 5 has 1 cells. Expected 2"):
+        read_table(write(tmp_path / "t.csv", 'a,b\n1,"two\nlines"\n\n2\n'))
+    with pytest.raises(DataError, match="t.csv line 3 holds a NUL character. Expected text. Is the file damaged"):
+        read_table(write(tmp_path / "t.csv", "a,b\n1,2\n3,\0\n"))
+
+
+@pytest.mark.plain
+def test_two_rows_of_one_id_are_refused_with_both_lines(tmp_path):
+    path = write(tmp_path / "t.csv", "name,y\nu1,1\nu2,2\n,3\nu1,4\nu2,5\n")
+
+    with pytest.raises(DataError, match="t.csv line 4 has no id in column 'name'. Expected one in every row. Fill"):
+        read_table(path, id="name")
+    path.write_text(path.read_text().replace("\n,3", "\nu3,3"))
+    with pytest.raises(
+        DataError, match=r"lines 2 and 5 have the same id 'u1' in column 'name'. .* \(2 rows too many\)"
+    ):
+        read_table(path, id="name")
+    with pytest.raises(DataError, match="has no column 'nmae'.* Did you mean 'name'"):
+        read_table(path, id="nmae")
+    assert len(read_table(path, id="y")) == 5
+
+
+def test_rows_are_selected_by_a_cell_or_a_function_of_it():
+    table = read_table(
+        [{"split": s, "day": d} for s, d in [("train", "2014"), ("test", "2015"), (None, None), ("train", "2016")]]
+    )
+
+    assert table.where("split", "train").column("day") == ["2014", "2016"]
+    assert table.where("day", lambda day: day < "2016").lines == (0, 1)
+    assert table.where("day", 2015).where("split", "test").lines == (1,)
+
+
+@pytest.mark.plain
+def test_a_selection_or_part_without_a_row_is_refused():
+    table = read_table([{"split": "train", "who": "a"}, {"split": "test", "who": "a"}, {"split": None, "who": "a"}])
+
+    with pytest.raises(DataError, match=r"column 'split' has no 'trian'. Expected one such as .* Did you mean 'train'"):
+        table.where("split", "trian")
+    with pytest.raises(DataError, match="'split' has no cell for which the function is true. Expected one such as"):
+        table.where("split", lambda cell: False)
+    with pytest.raises(
+        DataError, match=r"3 rows cannot be split into \(0.9, 0.1\): part 1 would be empty. Expected a row"
+    ):
+        table.split(0.9, 0.1)
+    with pytest.raises(DataError, match="the groups of column 'who' cannot be split .* part 0 would be empty"):
+        table.split(0.3, 0.7, group="who")
+
+
+@pytest.mark.plain
+def test_rows_are_chosen_by_their_numbers():
+    table = read_table([{"n": i} for i in range(5)])
+
+    assert table.take([-1, 0]).column("n") == ["4", "0"]
+    assert table.take([3, 2, 1]).take([2, 0]).lines == (1, 3)
+    assert table.take([]).column("n") == []
+    assert table.cells(torch.tensor([4, 4]), "n") == ["4", "4"]
+    assert table.rows[1:3] == [{"n": "1"}, {"n": "2"}]
+    assert table.rows != [{"n": "1"}]
+    assert repr(table) == "Table(the list: 5 rows; columns n)"
+    with pytest.raises(TypeError, match=r"rows are chosen by a torch.bool tensor .* Use mask.nonzero\(\).flatten\(\)"):
+        table.take(torch.ones(5, dtype=torch.bool))
+    for act in (lambda: table.take([5]), lambda: table.cell(5, "n"), lambda: table.take([0]).cell(1, "n")):
+        with pytest.raises(IndexError, match=r"the list has rows 0 to .\. Got "):
+            act()
+
+
+def big(tmp_path, rows):
+    lines = (f"images/{i:06d}.jpg,audio/{i:06d}.wav,{'a few words of text ' * 2}{i},{i % 50}" for i in range(rows))
+    return write(tmp_path / f"{rows}.csv", "image,audio,text,label\n" + "\n".join(lines) + "\n")
+
+
+def test_a_table_costs_its_text_and_nine_bytes_a_cell_and_a_part_of_it_eight_bytes_a_row(tmp_path):
+    path = big(tmp_path, 20_000)
+    table = read_table(path)
+
+    part, _ = table.split(0.5, 0.5)
+
+    size = len(pickle.dumps(table))
+    assert size < path.stat().st_size + 20_000 * (4 * 9 + 8) + 5000
+    assert len(pickle.dumps(part)) < size + 10_000 * 8 + 1000
+    assert part.store is table.store
+    assert pickle.loads(pickle.dumps(part)).rows == part.rows
+
+
+class Memory(torch.utils.data.Dataset):
+    """What a worker has for itself after it has read every cell."""
+
+    def __init__(self, table):
+        self.table = table
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, _):
+        for column in self.table.columns:
+            for row in range(0, len(self.table), 7):
+                self.table.cell(row, column)
+        return psutil.Process().memory_full_info().uss
+
+
+def test_the_memory_of_a_worker_does_not_grow_with_the_table(tmp_path):
+    used = {}
+    for rows in (1000, 100_000):
+        table = read_table(big(tmp_path, rows))
+        loader = torch.utils.data.DataLoader(Memory(table), num_workers=1, batch_size=None)
+        (used[rows],) = loader
+
+    text = (tmp_path / "100000.csv").stat().st_size
+    assert used[100_000] - used[1000] < text / 3  # a copy would cost 1.5 times the text; what is left is noise

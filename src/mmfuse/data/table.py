@@ -128,7 +128,7 @@ class Table:
         test: Callable[[Any], bool] = wanted if callable(wanted) else lambda cell: str(cell) == str(wanted)
         kept = torch.tensor([*map(bool, map(test, cells)), False])  # the last: of -1
         if not kept.any():
-            shown = "a cell for which the function is true" if callable(wanted) else repr(wanted)
+            shown = "cell for which the function is true" if callable(wanted) else repr(wanted)
             raise DataError(
                 f"{self.name}: column {column!r} has no {shown}. Expected one such as {list(map(str, cells[:5]))}."
                 f"{nearest(str(wanted), [str(cell) for cell in cells[:1000]])} Check the spelling."
