@@ -110,14 +110,14 @@ def require_main(owner: str, main: str | None, dims: Mapping[str, int]) -> str:
     return main
 
 
-def require_share(owner: str, **shares: float) -> None:
+def require_share(owner: str, **shares: int | float) -> None:
     """Raise ValueError unless every named number, such as a dropout, is from 0 to below 1."""
     for name, share in shares.items():
         if not 0 <= share < 1:
             raise ValueError(f"{owner} got {name}={share}. Expected a share from 0 to below 1. Try {name}=0.1.")
 
 
-def require_not_negative(owner: str, **weights: float) -> None:
+def require_not_negative(owner: str, **weights: int | float) -> None:
     """Raise ValueError unless every named number, such as the weight of a penalty, is 0 or above."""
     for name, weight in weights.items():
         if not weight >= 0:
