@@ -22,7 +22,7 @@ def read_frame(frame: Any) -> Source:
     return Source("the frame", Path.cwd(), columns)
 
 
-def read_rows(rows: Sequence[Mapping[str, Any]]) -> Source:
+def read_rows(rows: Sequence[Mapping[Any, Any]]) -> Source:
     """A list of rows, each a mapping from column to cell, that may lack some of the columns."""
     for number, row in enumerate(rows):
         if not isinstance(row, Mapping):
@@ -36,7 +36,7 @@ def read_rows(rows: Sequence[Mapping[str, Any]]) -> Source:
     return Source("the list", Path.cwd(), columns)
 
 
-def read_mapping(mapping: Mapping[str, Any]) -> Source:
+def read_mapping(mapping: Mapping[Any, Any]) -> Source:
     """A mapping from column to array, tensor or list, all of one length. An array is held as it is."""
     for name, values in mapping.items():
         if isinstance(values, (str, bytes)) or not hasattr(values, "__len__"):
