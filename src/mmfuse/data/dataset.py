@@ -47,11 +47,11 @@ class TableDataset(BatchDataset):
         cache: bool = False,
         seed: int = 0,
     ) -> None:
+        self.name = table.name
         super().__init__(
             len(table), transforms, tasks, on_error=on_error, max_errors=max_errors, check_finite=check_finite
         )
         self.table = table
-        self.name = table.name
         self.readers = {n: CellReader(table, n, t, cache=cache, seed=seed) for n, t in self.transforms.items()}
         self.targets = {name: encode_labels(table, name, task) for name, task in tasks.items() if name in table.columns}
         self._blanks = {name: task.blank() for name, task in tasks.items()}  # type: ignore[operator]
