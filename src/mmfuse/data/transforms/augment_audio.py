@@ -24,7 +24,7 @@ class Gain:
     after = True
 
     def __init__(self, db: int | float) -> None:
-        require_not_negative("Gain", db=float(db))
+        require_not_negative("Gain", db=db)
         self.db = db
 
     def __call__(self, wave: Float[Tensor, " time"]) -> Float[Tensor, " time"]:
