@@ -67,13 +67,14 @@ def load_batches(  # noqa: PLR0913  flat keywords, as of torch's DataLoader
             for name in model.tasks:
                 table.require_column(name)
         dataset = TableDataset(table, chosen, model.tasks, cache=cache, **errors)
-        if train:
-            require_trainable(dataset)
     else:
         dataset = SampleDataset(table, chosen, model.tasks, **errors)
     if mix is not None and not train:
         raise ValueError("load_batches got mix without train=True. Expected to mix only what is trained on. Leave it.")
-    return Loader(dataset, batch_size=batch_size, shuffle=train, workers=workers, seed=seed, mix=mix, timeout=timeout)
+    loader = Loader(dataset, batch_size=batch_size, shuffle=train, workers=workers, seed=seed, mix=mix, timeout=timeout)
+    if train and isinstance(dataset, TableDataset):
+        require_trainable(dataset)
+    return loader
 
 
 class Loader:
@@ -119,7 +120,10 @@ class Loader:
         self.epoch += 1
         for number, read in enumerate(self._reads(epoch)):
             if isinstance(read, DataError):
-                raise read
+                try:
+                    raise read
+                finally:
+                    del read  # the error holds this frame: held by it in turn, it would keep the workers alive
             batch = self.dataset.accept(read)
             if self._mix is not None:
                 batch = self._mix(batch, self.dataset.tasks, self.dataset.transforms, (self._seed, epoch, number))
@@ -198,7 +202,7 @@ class _Order(Sampler):
 class _OrderOfLists(Sampler):
     """The same with lists, which are cheaper to send to a worker."""
 
-    def __init__(self, order: _Order) -> None:
+    def __init__(self, order: Any) -> None:  # an _Order, or one of shards
         self.order = order
 
     def __len__(self) -> int:

@@ -17,6 +17,7 @@ from mmfuse.data.errors import DataError
 from mmfuse.data.reading import CellReader, Values
 from mmfuse.data.report import Read
 from mmfuse.data.shards.cells import Encoded, find_member
+from mmfuse.data.shards.held import Held, as_table
 from mmfuse.data.shards.index import Shard
 from mmfuse.data.shards.order import Order
 from mmfuse.data.shards.stream import Stream
@@ -58,17 +59,18 @@ class ShardDataset(BatchDataset):
         max_bytes: int,
         errors: Mapping[str, Any],
     ) -> None:
-        super().__init__(sum(order.counts), transforms, tasks, **errors)
         self.name = f"{len(shards)} shard{'s' * (len(shards) > 1)} in {shards[0].path.parent.name or '.'}"
+        super().__init__(sum(order.counts), transforms, tasks, **errors)
         self.order = order
         self.most_held = 0  # samples that have been in memory at once
         self._shards = shards
         self._names = names
         self._sums = list(accumulate(order.counts))
         self._stream = Stream(shards, names, max_bytes)
-        self._cells = _Cells(names)
-        table: Any = self._cells  # has all of a table that is asked for
-        self.readers = {n: CellReader(table, n, t, cache=False, seed=order.seed) for n, t in self.transforms.items()}
+        self._now = Held()
+        files = [column for name, t in transforms.items() if t.takes_path for column in columns_of(name, t)]
+        self._table = as_table(self.name, self._now, names, files, len(self))
+        self.readers = {n: CellReader(self._table, n, t, cache=False, seed=order.seed) for n, t in transforms.items()}
         self._blanks: dict[str, Tensor] = {name: task.blank() for name, task in tasks.items()}  # type: ignore[operator]
         self._held: dict[int, Encoded] = {}
         self._run = -1, order.run(0)
@@ -86,7 +88,7 @@ class ShardDataset(BatchDataset):
     def place(self, row: int, modality: str | None = None) -> str:
         """Shard and key of a sample; its number, where the key has not been read."""
         shard, number = self._locate(row)
-        sample = self._cells.samples.get(row)
+        sample = self._now.samples.get(row)
         which = f"sample {number}" if sample is None else f"key {sample.key!r}"
         return f"The shard {self._shards[shard].path.name}, {which}" + ("" if modality is None else f", {modality!r}")
 
@@ -98,11 +100,11 @@ class ShardDataset(BatchDataset):
         """A batch, and the labels of its samples."""
         numbers = rows.tolist()
         self.mark[0] = numbers[0]
-        self._cells.hold(self._fetch(numbers, epoch))
+        self._now.replace(self._fetch(numbers, epoch))
         read = super().read(rows, epoch)
         labels = {name: self._labels(name, numbers) for name in self._blanks}
-        keys = [self._cells.samples[row].key for row in numbers]
-        self._cells.hold({})
+        keys = [self._now.samples[row].key for row in numbers]
+        self._now.replace({})
         return ShardRead(read.batch, read.rows, read.problems, read.lost, labels, keys)
 
     def accept(self, read: Read) -> Batch:
@@ -125,7 +127,7 @@ class ShardDataset(BatchDataset):
 
         found = reader.read(rows, epoch, fail_with_key, self.mark)
         tensors = list(found.tensors)
-        for row, error in self._cells.errors(reader.columns):
+        for row, error in self._now.errors(reader.columns):
             fail_with_key(numbers.index(row), error)
             tensors[numbers.index(row)] = None
         return Values(tensors, found.lost)
@@ -134,16 +136,16 @@ class ShardDataset(BatchDataset):
         """The error with the key of the sample, for the report: there, only the row is known."""
         if self.on_error == "raise":
             return error
-        return ValueError(f"key {self._cells.samples[row].key!r}: {error}")
+        return ValueError(f"key {self._now.samples[row].key!r}: {error}")
 
     def _member(self, row: int, columns: Iterable[str]) -> str:
-        sample = self._cells.samples[row]
+        sample = self._now.samples[row]
         kinds = [find_member(name, sample.members) for column in columns for name in self._names[column]]
         return "".join(f" member {sample.key}.{kind}:" for kind in kinds[:1] if kind)
 
     def _labels(self, name: str, rows: Iterable[int]) -> list[Any]:
-        labels = self._cells.cells(rows, name)
-        for row, error in self._cells.errors([name]):
+        labels = self._table.cells(rows, name)
+        for row, error in self._now.errors([name]):
             raise DataError(f"{self.place(row)}, label of {name!r}: {error}")
         return labels
 
@@ -188,50 +190,6 @@ class ShardDataset(BatchDataset):
         return shard, row - (self._sums[shard - 1] if shard else 0)
 
 
-class _Cells:
-    """The samples of one batch, as much of a table as is asked for."""
-
-    def __init__(self, names: Mapping[str, tuple[str, ...]]) -> None:
-        self.samples: dict[int, Encoded] = {}
-        self._names = names
-        self._errors: dict[tuple[int, str], ValueError] = {}
-
-    def hold(self, samples: dict[int, Encoded]) -> None:
-        """Take the samples of another batch."""
-        self.samples, self._errors = samples, {}
-
-    def errors(self, columns: Iterable[str]) -> list[tuple[int, ValueError]]:
-        """The rows whose cells could not be decoded, and why."""
-        return [(row, error) for (row, column), error in self._errors.items() if column in set(columns)]
-
-    def require_column(self, name: str) -> None:
-        """Nothing: columns were looked for before."""
-
-    @property
-    def store(self) -> "Mapping[str, _NoArray]":
-        """No column is one array."""
-        return dict.fromkeys(self._names, _NoArray())
-
-    def cells(self, rows: Iterable[int] | Tensor, column: str) -> list[Any]:
-        """Some cells, None where there is none or it could not be decoded."""
-        return [self.cell(row, column) for row in (rows.tolist() if isinstance(rows, Tensor) else rows)]
-
-    def cell(self, row: int, column: str) -> Any:
-        """One cell."""
-        try:
-            return self.samples[row].cell(self._names[column])
-        except ValueError as error:
-            self._errors[row, column] = error
-            return None
-
-    def path(self, cell: str) -> Any:
-        """Refused: a shard holds what it needs."""
-        raise ValueError(
-            f"It is the text {cell[:80]!r}. Expected the bytes of a file: paths in shards are not followed. Write the "
-            "file itself into the shard: write_shards(..., files=[its column])."
-        )
-
-
-class _NoArray:
-    def array(self) -> None:
-        """Nothing."""
+def columns_of(name: str, transform: Transform) -> tuple[str, ...]:
+    """The columns that a modality is read from."""
+    return tuple(getattr(transform, "columns", None) or (name,))

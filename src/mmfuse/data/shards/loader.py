@@ -16,7 +16,7 @@ from mmfuse.data.errors import DataError
 from mmfuse.data.loader import Loader
 from mmfuse.data.mixup import Mixup
 from mmfuse.data.shards.cells import Columns, names_of, require_column
-from mmfuse.data.shards.dataset import ShardDataset
+from mmfuse.data.shards.dataset import ShardDataset, columns_of
 from mmfuse.data.shards.index import find_shards, read_shards
 from mmfuse.data.shards.order import Order
 from mmfuse.data.transforms import Transform
@@ -79,7 +79,7 @@ def load_shards(  # noqa: PLR0913  flat keywords, as of load_batches
     transforms = dict(transforms or {})
     require_known_names("load_shards(transforms=...)", transforms, model.encoders, "modality")
     chosen = {name: transforms.get(name) or encoder.transform(train) for name, encoder in model.encoders.items()}
-    inputs = [column for name, transform in chosen.items() for column in getattr(transform, "columns", None) or (name,)]
+    inputs = [column for name, transform in chosen.items() for column in columns_of(name, transform)]
     require_known_names("load_shards(columns=...)", columns or {}, [*inputs, *model.tasks], "column")
     names = names_of(columns or {}, [*inputs, *model.tasks])
 
