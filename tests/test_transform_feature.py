@@ -47,6 +47,17 @@ def test_counts_the_steps_that_it_cuts_off(tmp_path):
     assert tensors[0].tolist() == STEPS[:4].tolist()
 
 
+def test_makes_a_batch_of_vectors_as_one_by_one():
+    transform = FeatureTransform(3)
+    values = [[1, 2, 3], np.ones(3, dtype=np.float16), torch.zeros(1, 3)]
+
+    tensors, lost = transform.batch(values)
+
+    assert [tensor.tolist() for tensor in tensors] == [transform(value).tolist() for value in values]
+    assert lost == [0, 0, 0]
+    assert transform.batch([]) == ([], [])
+
+
 def test_takes_rows_of_a_whole_column_at_once():
     rows = torch.arange(12.0).reshape(4, 3)
 

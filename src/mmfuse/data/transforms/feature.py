@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -59,8 +60,11 @@ class FeatureTransform:
 
     def batch(self, values: Sequence[Any]) -> tuple[list[Float[Tensor, "*time width"]], list[int]]:
         """The tensors of several values, and how many steps each has lost."""
-        read = [self._read(value) for value in values]
-        return [features for features, _ in read], [lost for _, lost in read]
+        if self.sequence or not values:
+            read = [self._read(value) for value in values]
+            return [features for features, _ in read], [lost for _, lost in read]
+        rows = np.stack([self._array(value)[0] for value in values])
+        return list(_require_finite(to_float32(rows))), [0] * len(values)
 
     def whole(self, values: Any) -> Float[Tensor, "row *time width"]:
         """Rows of a column that is one array, all at once: (row, width) or (row, time, width)."""
@@ -80,9 +84,14 @@ class FeatureTransform:
         return torch.zeros((1, self.width) if self.sequence else self.width)
 
     def _read(self, value: Any) -> tuple[Tensor, int]:
+        array, lost = self._array(value)
+        return _require_finite(to_float32(array)), lost
+
+    def _array(self, value: Any) -> tuple[Any, int]:
+        """The array of a value, and how many steps it has lost."""
         steps = None if self.max_steps is None else slice(0, self.max_steps)
         array, length = read_steps(value, steps, key=self.key, max_bytes=self.max_bytes)
-        return _require_finite(to_float32(self._shaped(array))), length - len(array) if self.sequence else 0
+        return self._shaped(array), length - len(array) if self.sequence else 0
 
     def _shaped(self, array: Any) -> Any:
         shape = array.shape
