@@ -1,0 +1,158 @@
+"""The 3D networks of torchvision without their heads: how each is built, loaded, frozen and run."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mmfuse._checks import nearest
+from mmfuse._files import read_tensors
+
+# What each was trained with at torchvision: (frames, pixels). MViT has positions, and takes no other.
+CLIPS = {
+    "r3d_18": (16, 112),
+    "mc3_18": (16, 112),
+    "r2plus1d_18": (16, 112),
+    "s3d": (16, 224),
+    "swin3d_t": (32, 224),
+    "swin3d_s": (32, 224),
+    "swin3d_b": (32, 224),
+    "mvit_v1_b": (16, 224),
+    "mvit_v2_s": (16, 224),
+}
+WINDOW = [4, 4, 4]  # of a Swin of one's own, in patches
+
+
+def build_network(name: str, num_frames: int, size: int, stages: Sequence[Sequence[int]] | None) -> nn.Module:
+    """A network with random weights."""
+    if name == "swin3d" and stages:
+        return _own_swin(stages)
+    require_name(name)
+    if name.startswith("mvit") and (num_frames, size) != CLIPS[name]:
+        raise ValueError(
+            f"Video3DEncoder got num_frames={num_frames} and size={size} for {name!r}. Expected num_frames=16 and "
+            "size=224, for which it has positions. Leave both out, or choose another network."
+        )
+    from torchvision import models
+
+    return models.get_model(name, weights=None)
+
+
+def require_name(name: str) -> None:
+    """Raise ValueError unless there is such a network."""
+    if name not in CLIPS:
+        raise ValueError(
+            f"Video3DEncoder knows no network named {name!r}. Expected one of {list(CLIPS)}, or 'swin3d' with "
+            f"stages=[[32, 2], [64, 2]]. Choose one of these.{nearest(name, CLIPS)}"
+        )
+
+
+def head_of(network: nn.Module) -> str:
+    """The name of what turns features into classes."""
+    return next(name for name in ("fc", "classifier", "head") if hasattr(network, name))
+
+
+def behead(network: nn.Module) -> int:
+    """Take the head off a network; the channels that it read."""
+    name = head_of(network)
+    layers = [part for part in getattr(network, name).modules() if isinstance(part, nn.Linear | nn.Conv3d)]
+    setattr(network, name, nn.Identity())
+    return layers[0].in_features if isinstance(layers[0], nn.Linear) else layers[0].in_channels
+
+
+def stem_and_layers(network: Any) -> tuple[list[nn.Module], list[nn.Module]]:
+    """What stands before the layers, and the layers, lowest first."""
+    if hasattr(network, "stem"):
+        return [network.stem], [network.layer1, network.layer2, network.layer3, network.layer4]
+    if hasattr(network, "patch_embed"):
+        return [network.patch_embed], list(network.features)
+    if hasattr(network, "conv_proj"):
+        return [network.conv_proj, network.pos_encoding], list(network.blocks)
+    return [network.features[0]], list(network.features)[1:]
+
+
+def run_network(
+    network: Any, clips: Float[Tensor, "batch channel time height width"]
+) -> tuple[Float[Tensor, "batch cell dim"], Float[Tensor, "batch dim"]]:
+    """The cells of the last feature map, by time, row and column; and what the head of the network would read."""
+    if hasattr(network, "conv_proj"):  # MViT: a class token before the cells
+        return _run_mvit(network, clips)
+    if hasattr(network, "patch_embed"):
+        cells = network.norm(network.features(network.pos_drop(network.patch_embed(clips)))).flatten(1, 3)
+        return cells, cells.mean(dim=1)
+    stem, layers = stem_and_layers(network)
+    for part in (*stem, *layers):
+        clips = part(clips)
+    cells = clips.flatten(2).transpose(1, 2)
+    return cells, cells.mean(dim=1)
+
+
+def load_weights(network: Any, weights: dict[str, Tensor], name: str) -> None:
+    """Take the weights over, except those of the head, which may count other classes."""
+    head = f"{head_of(network)}."
+    own, given = network.state_dict(), {key: x for key, x in weights.items() if not key.startswith(head)}
+    wrong = [key for key, value in given.items() if key in own and own[key].shape != value.shape]
+    if not wrong:
+        missing, unknown = network.load_state_dict(given, strict=False)
+        wrong = unknown or [key for key in missing if not key.startswith(head)]
+    if wrong:
+        raise ValueError(
+            f"Video3DEncoder cannot read weights for {name!r}: {len(wrong)} tensors do not fit, such as {wrong[0]!r}. "
+            "Expected the state dict of torchvision's network of that name. Give the name that the weights belong to."
+        )
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """A local state dict; no pickle."""
+    if path.suffix != ".safetensors":
+        raise ValueError(
+            f"Video3DEncoder does not read '{path.name}', because a pickle can run code. Expected a .safetensors file. "
+            "Convert it once: safetensors.torch.save_file(torch.load(path, weights_only=True), 'model.safetensors')."
+        )
+    if not path.is_file():
+        raise ValueError(f"There is no file '{path}'. Expected weights as .safetensors. Check the path.")
+    return read_tensors(path)
+
+
+def download_weights(name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The weights that torchvision recommends, and the size, mean and std that they were trained with."""
+    from torchvision import models
+
+    weights = models.get_model_weights(name).DEFAULT
+    how = weights.transforms()
+    try:
+        state = dict(weights.get_state_dict(check_hash=True))
+    except OSError as error:
+        raise ValueError(
+            f"Video3DEncoder could not download the weights of {name!r}: {error}. Expected a network, or weights in "
+            "torch's cache. Give a local file: weights='model.safetensors'."
+        ) from error
+    return state, {"size": int(how.crop_size[0]), "mean": list(how.mean), "std": list(how.std)}
+
+
+def _own_swin(stages: Sequence[Sequence[int]]) -> nn.Module:
+    """A Video Swin of these stages, with heads of 16 channels."""
+    from torchvision.models.video import SwinTransformer3d
+
+    widths, depths = [width for width, _ in stages], [depth for _, depth in stages]
+    doubling = widths[0] % 16 == 0 and all(after == 2 * before for before, after in pairwise(widths))
+    if not doubling or sum(depths) < 2:
+        raise ValueError(
+            f"Video3DEncoder got stages={[list(stage) for stage in stages]}. Expected channels that double from stage "
+            "to stage and begin with a multiple of 16, and two blocks or more. Try [[32, 2], [64, 2]]."
+        )
+    heads = [width // 16 for width in widths]
+    return SwinTransformer3d([2, 4, 4], widths[0], depths, heads, WINDOW, stochastic_depth_prob=0.0)
+
+
+def _run_mvit(network: Any, clips: Tensor) -> tuple[Tensor, Tensor]:
+    places = network.pos_encoding
+    tokens = places(network.conv_proj(clips).flatten(2).transpose(1, 2))
+    grid = (places.temporal_size, *places.spatial_size)
+    for block in network.blocks:
+        tokens, grid = block(tokens, grid)
+    tokens = network.norm(tokens)
+    return tokens[:, 1:], tokens[:, 0]
