@@ -13,7 +13,10 @@ from mmfuse.encoders.speech import SpeechEncoder
 from mmfuse.encoders.tabular import TabularEncoder
 from mmfuse.encoders.text import TextEncoder
 from mmfuse.encoders.transformer import TransformerEncoder
+from mmfuse.encoders.video import VideoEncoder
+from mmfuse.encoders.video3d import Video3DEncoder
 from mmfuse.encoders.vit import ViTEncoder
+from mmfuse.encoders.windowed import Windowed
 
 ENCODERS = {
     "CNNEncoder": CNNEncoder,
@@ -30,6 +33,9 @@ ENCODERS = {
     "TextEncoder": TextEncoder,
     "TransformerEncoder": TransformerEncoder,
     "ViTEncoder": ViTEncoder,
+    "Windowed": Windowed,
+    "Video3DEncoder": Video3DEncoder,
+    "VideoEncoder": VideoEncoder,
 }
 
 __all__ = [
@@ -48,4 +54,7 @@ __all__ = [
     "TextEncoder",
     "TransformerEncoder",
     "ViTEncoder",
+    "Video3DEncoder",
+    "VideoEncoder",
+    "Windowed",
 ]
