@@ -1,5 +1,6 @@
 """Workers of a loader that die or hang: an error in bounded time that names the rows they were reading."""
 
+import multiprocessing
 import os
 import re
 import signal
@@ -62,11 +63,10 @@ class Flight:
     def stop(self) -> None:
         """End the workers that have read anything, at once: one that hangs would not listen."""
         self.broken = True  # the signal of their end is expected
-        for pid in filter(None, self._board[:, _PID].tolist()):
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+        pids = set(self._board[:, _PID].tolist())
+        for child in multiprocessing.active_children():
+            if child.pid in pids:
+                child.kill()
 
     def watch(self) -> None:
         """Let torch's own alarm, which can come at any moment, name the rows. After the workers have started."""
