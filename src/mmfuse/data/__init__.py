@@ -8,6 +8,9 @@ from mmfuse.data.collate import collate
 from mmfuse.data.dataset import Sample, TableDataset
 from mmfuse.data.errors import DataError
 from mmfuse.data.loader import Loader, load_batches
+from mmfuse.data.mixup import Mixup
+from mmfuse.data.report import ReadReport
+from mmfuse.data.samples import SampleDataset
 from mmfuse.data.series_statistics import series_statistics
 from mmfuse.data.sources import read_table
 from mmfuse.data.synthetic import Synthetic, make_synthetic
@@ -17,7 +20,10 @@ from mmfuse.data.tabular_statistics import tabular_statistics
 __all__ = [
     "DataError",
     "Loader",
+    "Mixup",
+    "ReadReport",
     "Sample",
+    "SampleDataset",
     "Synthetic",
     "Table",
     "TableDataset",

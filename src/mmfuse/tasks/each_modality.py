@@ -100,9 +100,10 @@ class EachModality(nn.Module):
         if hasattr(self.task, "require_labels"):
             self.task.require_labels(values)
 
-    def mix(self, first: Tensor, second: Tensor, share: Float[Tensor, " batch"]) -> Tensor:
-        """As the wrapped task."""
-        return self.task.mix(first, second, share)
+    @property
+    def mix(self) -> Any:
+        """As the wrapped task, if its labels can be mixed."""
+        return self.task.mix
 
     def blank(self) -> Tensor:
         """As the wrapped task."""
