@@ -11,7 +11,7 @@ import mmfuse
 from mmfuse import Input, MultimodalModel
 from mmfuse._record import arguments_of
 from mmfuse.data import load_batches, read_table
-from mmfuse.encoders import FeatureEncoder, ProjectionEncoder, TransformerEncoder
+from mmfuse.encoders import FeatureEncoder, ProjectionEncoder, SeriesEncoder, TransformerEncoder
 from mmfuse.fusion import Concat
 from mmfuse.tasks import Classification
 
@@ -201,6 +201,16 @@ def test_features_of_files_and_cells_go_through_a_model_that_is_saved_and_loaded
     expected = model(batch).predictions["label"]
     torch.testing.assert_close(again(batch).predictions["label"], expected, rtol=0, atol=0)
     assert again.encoders["video"].transform().max_steps == 4
+
+
+def test_a_gru_reads_the_same_files(tmp_path):
+    np.save(tmp_path / "a.npy", np.arange(4 * WIDTH, dtype=np.float32).reshape(4, WIDTH))
+    encoder = SeriesEncoder(8, channels=WIDTH)
+
+    series = encoder.transform()(tmp_path / "a.npy")
+
+    assert series.tolist() == make("feature").transform()(tmp_path / "a.npy").tolist()
+    assert encoder(Input(series[None], torch.tensor([True]))).tokens.shape == (1, 4, 8)
 
 
 @pytest.mark.plain

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -38,4 +39,4 @@ class CategoryEmbedding(nn.Module):
         table = torch.cat([zeros[:1], means, self.weight])  # missing, unseen of each column, known of each column
         unseen = torch.arange(1, columns + 1, device=codes.device)
         rows = torch.where(codes == UNSEEN, unseen, codes - FIRST + self.offset)
-        return table[torch.where(codes < UNSEEN, 0, rows)]
+        return F.embedding(torch.where(codes < UNSEEN, 0, rows), table)
