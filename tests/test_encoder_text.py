@@ -100,6 +100,93 @@ def test_a_saved_model_gives_the_same_tokens_as_in_transformers(family, tmp_path
     assert encoder.tokenizer("a red cup")["input_ids"] == tokenizer("a red cup")["input_ids"]
 
 
+PAIRS = [("a red cup", "the blue plate"), ("the plate left of a cup", "a cup"), ("a small plate", None), ("a cup", "")]
+
+
+def pairs_of(transform, pairs=PAIRS, padded=0):
+    """Ids of pairs as the loader makes them; what is padded holds an id that no model knows."""
+    ids, _ = transform.batch([{"premise": a, "hypothesis": b} for a, b in pairs])
+    time = max(map(len, ids)) + padded
+    values = torch.stack([torch.nn.functional.pad(x, (0, time - len(x)), value=10_000) for x in ids])
+    mask = torch.arange(time) < torch.tensor([[len(x)] for x in ids])
+    return Input(values, torch.ones(len(ids), dtype=torch.bool), mask)
+
+
+@pytest.mark.parametrize("family", TEXT_MODELS)
+def test_pairs_give_the_same_tokens_as_in_transformers(family, tmp_path, tokenizer):
+    theirs = save(family, tmp_path, tokenizer)
+    encoder = TextEncoder.from_pretrained(tmp_path, columns=["premise", "hypothesis"]).eval()
+    transform = encoder.transform()
+
+    features = encoder(pairs_of(transform, padded=3))
+
+    assert transform.columns == ("premise", "hypothesis")
+    types = (getattr(theirs.config, "type_vocab_size", None) or 0) > 1
+    assert types == (family in ("bert", "electra", "roberta"))
+    for i, (first, second) in enumerate(PAIRS):
+        texts = [[first]] if second is None else [[first], [second]]
+        given = tokenizer(*texts, return_tensors="pt", return_token_type_ids=types)
+        assert not types or given["token_type_ids"].sum() == (0 if second is None else len(second.split()) + 1)
+        with torch.no_grad():
+            expected = theirs(**given).last_hidden_state[0]
+        torch.testing.assert_close(features.tokens[i, features.mask[i]], expected)
+
+
+def test_the_second_text_is_told_from_the_first(tokenizer):
+    with_types, without = (make("bert", tokenizer, columns=columns) for columns in (["premise", "hypothesis"], []))
+    batch = pairs_of(with_types.transform())
+
+    assert relative_error(with_types(batch).pooled[:2], without(batch).pooled[:2]) > 1e-3
+    torch.testing.assert_close(with_types(batch).pooled[2], without(batch).pooled[2])  # one text alone
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+def test_padding_changes_nothing_in_a_pair(family, tokenizer):
+    encoder = make(family, tokenizer, columns=["premise", "hypothesis"], pool="mean")
+    separate = [encoder(pairs_of(encoder.transform(), [pair])) for pair in PAIRS]
+
+    for padded in (1, 7, 40):
+        features = encoder(pairs_of(encoder.transform(), padded=padded))
+        for i, expected in enumerate(separate):
+            assert relative_error(features.pooled[i], expected.pooled[0]) <= 1e-5
+
+
+@pytest.mark.plain
+def test_pairs_compile_whole(tokenizer):
+    torch._dynamo.reset()
+    encoder = make("bert", tokenizer, columns=["premise", "hypothesis"])
+    batch = pairs_of(encoder.transform(), padded=1)
+
+    features = torch.compile(encoder, fullgraph=True, backend="eager")(batch)
+
+    torch.testing.assert_close(features.zeroed().tokens, encoder(batch).zeroed().tokens)
+
+
+def test_a_tokenizer_with_one_type_makes_one_type(tokenizer):
+    from tokenizers import processors
+
+    one_type = train_tokenizer(TEXTS, vocab_size=50, max_length=80)
+    ends = [("[CLS]", one_type.cls_token_id), ("[SEP]", one_type.sep_token_id)]
+    one_type.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] [SEP] $B [SEP]", special_tokens=ends
+    )
+
+    encoder = make("roberta", one_type, columns=["premise", "hypothesis"])
+
+    assert encoder.separator is None
+    ids = encoder.transform()({"premise": "a cup", "hypothesis": "a plate"})
+    assert one_type.decode(ids) == "[CLS] a cup [SEP] [SEP] a plate [SEP]"
+
+
+def test_one_column_of_another_name(tokenizer):
+    encoder = TextEncoder.preset("tiny", tokenizer=tokenizer, max_length=16, columns=["title"])
+
+    ids = encoder.transform()({"title": "a red cup"})
+
+    assert tokenizer.decode(ids) == "[CLS] a red cup [SEP]"
+    assert TextEncoder(**arguments_of(encoder)).columns == ("title",)
+
+
 def test_mean_pooling_reads_real_tokens_only(tokenizer):
     batch = texts(padded=2)
 
@@ -186,9 +273,12 @@ def test_says_what_is_wrong(tmp_path, tokenizer):
     with pytest.raises(ValueError, match=r"neither a folder nor a hub model.*Expected a folder.*Check the spelling"):
         TextEncoder.from_pretrained(tmp_path / "nothing")
     with pytest.raises(
-        ValueError, match=rf"tokenizer with {len(tokenizer)} ids for a model with vocab_size=9.*Use the"
+        ValueError,
+        match=rf"ids up to {len(tokenizer) - 1} for a model with vocab_size=9: tokenizer and model do not match\.",
     ):
         TextEncoder(config | {"vocab_size": 9}, tokenizer)
+    with pytest.raises(ValueError, match=r"TextEncoder got columns=\['a', 'a'\]\. Expected the name of one column, or"):
+        TextEncoder(config, tokenizer, columns=["a", "a"])
     with pytest.raises(ValueError, match=r"pool='last'\. Expected one of \['first', 'mean'\]"):
         TextEncoder(config, tokenizer, pool="last")
     with pytest.raises(ValueError, match=r"deberta-v2 model with attention='sdpa'.*Use attention=None"):
@@ -211,6 +301,10 @@ def test_says_that_tokenizer_or_padding_token_are_missing(tmp_path, tokenizer):
     BertModel(BertConfig(**BERT)).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"found no tokenizer in .*Expected a tokenizer\.json.*Save the tokenizer"):
         TextEncoder.from_pretrained(tmp_path)
+
+    unseparated = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, pad_token="[PAD]")
+    with pytest.raises(ValueError, match=r"tokenizer without separator for two columns\. Expected one that.*Set it"):
+        TextEncoder({"model_type": "bert"} | BERT, unseparated, columns=["a", "b"])
 
     unpadded = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer)
     with pytest.raises(ValueError, match=r"TextEncoder got a tokenizer without padding token.*Expected.*Set it"):
