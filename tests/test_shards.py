@@ -367,7 +367,7 @@ def test_going_on_reads_no_sample_that_was_handed_out(tmp_path, monkeypatch):
 
 def test_memory_holds_one_buffer_whatever_the_number_of_samples(tmp_path):
     held = []
-    for counts in ((100,) * 3, (100,) * 30, (3000,)):
+    for counts in ((50,) * 3, (50,) * 24, (1200,)):
         folder = write_numbers(tmp_path / str(len(held)), counts)
         loader = load_shards(folder, make_reader(), train=True, batch_size=8, buffer=64)
         assert sum(len(batch.inputs["number"].present) for batch in loader) == sum(counts)
@@ -466,6 +466,30 @@ def test_a_header_that_says_it_is_long_fills_no_memory(tmp_path):
         load_shards(tmp_path, make_reader())
 
 
+def header_of(kind, size):
+    header = tarfile.TarInfo("././@PaxHeader")
+    header.type, header.size = kind, size
+    return header.tobuf(tarfile.GNU_FORMAT)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        header_of(tarfile.XHDTYPE, 0) * 3000,  # one in the other
+        header_of(tarfile.XHDTYPE, -512),
+        header_of(tarfile.REGTYPE, -512),
+        header_of(tarfile.REGTYPE, -(2**60)),
+        header_of(tarfile.XHDTYPE, 512) + b"99999999999 path=x".ljust(512, b"\0"),
+        header_of(tarfile.XHDTYPE, 512) + b"12 size=9x9\n".ljust(512, b"\0") + header_of(tarfile.REGTYPE, 0),
+    ],
+)
+def test_headers_that_would_trap_a_reader_are_errors(tmp_path, content):
+    (tmp_path / "a.tar").write_bytes(content + bytes(10240))
+
+    with pytest.raises(DataError, match=r"a\.tar (is damaged or breaks off|is refused)|have no sample"):
+        load_shards(tmp_path, make_reader())
+
+
 def special(name, kind, target=""):
     header = tarfile.TarInfo(name)
     header.type, header.linkname = kind, target
@@ -485,6 +509,7 @@ def special(name, kind, target=""):
         (special("1.number", tarfile.CHRTYPE), "is a device or pipe"),
         (special("1.number", tarfile.FIFOTYPE), "is a device or pipe"),
         (special("1.number", b"Z"), "is of kind b'Z'"),
+        (special("1.number", tarfile.GNUTYPE_SPARSE), "is a file with holes"),
     ],
 )
 def test_members_that_are_no_plain_files_below_the_root_are_refused(tmp_path, member, what):
@@ -637,9 +662,19 @@ def test_ranks_are_checked(tmp_path, monkeypatch):
         load_shards(tmp_path / "s", make_reader(), rank=1)
     with pytest.raises(DataError, match="There are 3 samples for 4 ranks"):
         load_shards(tmp_path / "s", make_reader(), train=True, rank=0, world=4)
+    with pytest.raises(TypeError, match="load_shards got a int. Expected shards: a folder"):
+        load_shards(3, make_reader())
+
+
+def test_the_rank_is_that_of_the_environment_or_of_the_running_processes(tmp_path, monkeypatch):
+    write_numbers(tmp_path / "s", counts=(3,))
+
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert numbers_of(load_shards(tmp_path / "s", make_reader())) == [1, 2]
+    for name, value in {"is_initialized": True, "get_rank": 0, "get_world_size": 2}.items():
+        monkeypatch.setattr(torch.distributed, name, lambda value=value: value)
+    assert numbers_of(load_shards(tmp_path / "s", make_reader())) == [0]
 
 
 # Writing
@@ -713,6 +748,8 @@ def test_nothing_is_left_of_shards_that_could_not_be_written(tmp_path):
         write_shards([{"id": "a.b"}], tmp_path / "s", key="id")
     with pytest.raises(DataError, match="line 0, column 'image': no such file .* Mend or empty the cell"):
         write_shards([{"image": "none.jpg"}], tmp_path / "s", files=["image"], root=tmp_path)
+    with pytest.raises(DataError, match="the column of 'json' cannot name a member"):
+        write_shards([{"json": b"1"}], tmp_path / "s")
     with pytest.raises(DataError, match="got no rows"):
         write_shards(iter([]), tmp_path / "s")
     assert list(tmp_path.iterdir()) == []

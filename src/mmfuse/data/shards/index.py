@@ -24,6 +24,7 @@ KIND = "mmfuse-shards-1"  # an index.json of other libraries is not ours to read
 PEEKED = 64  # samples of each shard in whose JSON names of columns are looked for
 MOST_SHARDS = 1_000_000
 MOST_JSON_BYTES = 1 << 24
+MOST_INDEX_BYTES = 1 << 28
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,11 @@ def find_shards(shards: str | Path | Sequence[str | Path]) -> list[Path]:
     Raises:
         DataError: there is none, one is an address, or one comes twice.
     """
+    if not isinstance(shards, str | Path | Sequence):
+        raise TypeError(
+            f"load_shards got a {type(shards).__name__}. Expected shards: a folder, a pattern or a list of paths. "
+            "For a table, use load_batches."
+        )
     given = [shards] if isinstance(shards, str | Path) else list(shards)
     paths = [path for one in given for path in _expand(str(one))]
     if not paths:
@@ -204,6 +210,8 @@ def _read_index(folder: Path) -> dict[str, Shard]:
     if not (folder / INDEX).is_file():
         return {}
     try:
+        if (folder / INDEX).stat().st_size > MOST_INDEX_BYTES:
+            raise ValueError(f"over {MOST_INDEX_BYTES} bytes")
         content = read_json(folder / INDEX)
         if content.get("kind") != KIND:
             return {}

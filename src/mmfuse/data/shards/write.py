@@ -105,7 +105,15 @@ def _write_shard(path: Path, samples: list[Sample], files: set[str], key: str | 
                     "sample. Choose another column, or key=None for the number of the row."
                 )
             keys.add(name)
-            for kind, content in _members(table, row, files, key):
+            kinds: set[str] = set()
+            for column, content in _members(table, row, files, key):
+                kind = column.lower()
+                if kind in kinds or not re.fullmatch(r"[^./\\\0][^/\\\0]*", kind):
+                    raise DataError(
+                        f"{table.name}: the column of {kind!r} cannot name a member. Expected names without slashes, "
+                        "different in lower case, and not 'json'. Rename it."
+                    )
+                kinds.add(kind)
                 header = tarfile.TarInfo(f"{name}.{kind}")
                 header.size = len(content)
                 tar.addfile(header, io.BytesIO(content))
