@@ -115,19 +115,20 @@ def check_compiles(encoder, lengths):
         torch.testing.assert_close(compiled(batch).tokens, encoder(batch).tokens)
 
 
-def check_exports(encoder, time):
-    """An exported program equals the encoder; ``time`` says which lengths it must take."""
+def check_exports(encoder, times):
+    """An exported program equals the encoder at these lengths, for any number of series."""
     encoder = encoder.float().eval()
     batch = series([24, 4, 0], 24, dtype=torch.float32)
     shapes = torch.export.ShapesCollection()
-    if time:
-        length = torch.export.Dim("time", min=4, max=512)
-        shapes[batch.values], shapes[batch.mask] = {1: length}, {1: length}
+    count = torch.export.Dim("batch", min=2, max=64)
+    length = {1: torch.export.Dim("time", min=4, max=512)} if len(times) > 1 else {}
+    shapes[batch.present] = {0: count}
+    shapes[batch.values] = shapes[batch.mask] = {0: count} | length
 
-    program = torch.export.export(encoder, (batch,), dynamic_shapes=shapes if time else None).module()
+    program = torch.export.export(encoder, (batch,), dynamic_shapes=shapes).module()
 
-    for longest in time or [24]:
-        batch = series([longest, 4, 0], longest, dtype=torch.float32, seed=1)
+    for longest in times:
+        batch = series([longest, 4, 0, 1], longest, dtype=torch.float32, seed=1)
         torch.testing.assert_close(program(batch).pooled, encoder(batch).pooled)
 
 

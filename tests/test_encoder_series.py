@@ -124,15 +124,15 @@ def test_half_precision_stays_near(name):
 
 
 @pytest.mark.plain
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", ["gru", "lstm both ways, two layers"])
 def test_compiles_whole_for_a_few_lengths(name):
-    checks.check_compiles(make(name), [9, 14, 30])
+    checks.check_compiles(make(name), [9, 14])
 
 
 @pytest.mark.plain
 @pytest.mark.parametrize("name", ["gru", "lstm both ways, two layers"])
 def test_exports_for_one_length(name):
-    checks.check_exports(make(name), None)
+    checks.check_exports(make(name), [24])
 
 
 def test_comes_back_from_a_folder(tmp_path):

@@ -87,7 +87,8 @@ class PatchSeriesEncoder(nn.Module):
             1, self.patch, self.stride
         )  # (batch, patch, width, step)
         real = patches[:, :, -1] > 0
-        mask = torch.cat([real[:, :1].any(dim=-1), real[:, 1:, -self.stride :].any(dim=-1)], dim=1)
+        first = torch.arange(real.shape[1], device=real.device) == 0
+        mask = torch.where(first, real.any(dim=-1), real[..., -self.stride :].any(dim=-1))  # (batch, patch)
         tokens = self.transformer(self.embed(patches.flatten(2)), mask)
         return Features(tokens, mask, masked_mean(tokens, mask))
 
