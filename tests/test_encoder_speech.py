@@ -1,6 +1,9 @@
 """wav2vec 2.0, HuBERT and WavLM with both norms: a clip is the same alone, padded, and beside broken ones."""
 
+import math
+
 import pytest
+import soundfile
 import torch
 from tiny_models import SPEECH_MODELS, clips, relative_error, require_finite_gradients, without_dropout
 
@@ -110,6 +113,28 @@ def test_the_transform_makes_what_the_encoder_takes(tmp_path):
     assert isinstance(transform, AudioTransform)
     assert (transform.rate_hz, transform.normalize, transform.min_samples) == (16000, True, 400)
     assert encoder(Input(transform.blank()[None], torch.tensor([False]))).tokens.shape == (1, 1, 32)
+
+
+@pytest.mark.parametrize("name", ["wav2vec2-group", "hubert-layer"])
+@pytest.mark.parametrize("end, error", [("flac", 1e-6), ("mp3", 0.1), ("ogg", 0.1)])
+@pytest.mark.parametrize("rate_hz", [16000, 44100])
+def test_speech_is_the_same_from_every_kind_of_file(name, end, error, rate_hz, tmp_path):
+    time = torch.arange(rate_hz) / rate_hz
+    voice = sum(torch.sin(2 * math.pi * 140 * k * time) / k for k in range(1, 12))  # the harmonics of a low voice
+    voice = 5000 * voice * (1.2 + torch.sin(2 * math.pi * 3 * time))
+    for kind in ("wav", end):
+        stereo = torch.stack([voice, 0.5 * voice], dim=1).to(torch.int16)
+        soundfile.write(tmp_path / f"a.{kind}", stereo.numpy(), rate_hz)
+    encoder = make(name)
+    transform = encoder.transform()
+
+    wav, other = (transform(tmp_path / f"a.{kind}")[None] for kind in ("wav", end))
+
+    expected = encoder(Input(wav, torch.tensor([True])))
+    features = encoder(Input(other, torch.tensor([True])))
+    assert relative_error(features.pooled, expected.pooled) < error
+    noise = encoder(Input(torch.randn_like(wav), torch.tensor([True])))
+    assert relative_error(noise.pooled, expected.pooled) > 2 * error  # another sound is further away
 
 
 @pytest.mark.parametrize("name", ["wav2vec2-group", "wav2vec2-layer", "wavlm-group"])
