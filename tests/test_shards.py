@@ -12,8 +12,15 @@ import pytest
 import torch
 from tiny_data import make_model, write_rows
 
-from mmfuse.data import DataError, load_batches, read_table
-from mmfuse.data.shards import index_shards, load_shards, verify_shards, write_shards
+from mmfuse.data import (
+    DataError,
+    index_shards,
+    load_batches,
+    load_shards,
+    read_table,
+    verify_shards,
+    write_shards,
+)
 from mmfuse.data.shards.order import Order
 from mmfuse.data.shards.tar import TarReader, split_name
 from mmfuse.evaluation import evaluate

@@ -1,7 +1,8 @@
 """Data: tables of samples in, batches out.
 
 ``read_table`` reads rows, ``transforms`` make tensors of cells, ``collate`` makes batches of samples, and
-``load_batches`` does all three for a model. ``make_synthetic`` makes batches whose best possible accuracy is known.
+``load_batches`` does all three for a model. ``write_shards`` and ``load_shards`` are for data too large for a table.
+``make_synthetic`` makes batches whose best possible accuracy is known.
 """
 
 from mmfuse.data.collate import collate
@@ -12,6 +13,7 @@ from mmfuse.data.mixup import Mixup
 from mmfuse.data.report import ReadReport
 from mmfuse.data.samples import SampleDataset
 from mmfuse.data.series_statistics import series_statistics
+from mmfuse.data.shards import ShardLoader, index_shards, load_shards, verify_shards, write_shards
 from mmfuse.data.sources import read_table
 from mmfuse.data.synthetic import Synthetic, make_synthetic
 from mmfuse.data.table import Table
@@ -24,13 +26,18 @@ __all__ = [
     "ReadReport",
     "Sample",
     "SampleDataset",
+    "ShardLoader",
     "Synthetic",
     "Table",
     "TableDataset",
     "collate",
+    "index_shards",
     "load_batches",
+    "load_shards",
     "make_synthetic",
     "read_table",
     "series_statistics",
     "tabular_statistics",
+    "verify_shards",
+    "write_shards",
 ]
