@@ -236,7 +236,7 @@ def test_says_why_one_small_image_cannot_be_trained_on():
     one = Input(torch.randn(1, 3, 32, 32), torch.tensor([True]))
 
     assert encoder.eval()(one).pooled.isfinite().all()
-    with pytest.raises(ValueError, match=r"cannot train on images of shape \(1, 3, 32, 32\): .* Choose a batch_size"):
+    with pytest.raises(ValueError, match=r"cannot train on a batch of shape \(1, 3, 32, 32\): .* Choose a batch_size"):
         encoder.train()(one)
 
 

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from jaxtyping import Bool, Shaped
 from torch import Tensor, nn
 
 from mmfuse._checks import nearest, require_shape
@@ -14,6 +12,7 @@ from mmfuse._record import recorded
 from mmfuse.contracts import Features, Input
 from mmfuse.data.transforms.image import ImageTransform
 from mmfuse.encoders._backbone import WrappedEncoder, require_preset
+from mmfuse.encoders._batchnorm import run_present
 from mmfuse.encoders._pixels import Pixels
 
 FAMILIES = ("resnet", "resnext", "wide_resnet", "convnext", "efficientnet", "mobilenet")
@@ -22,7 +21,6 @@ PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {"name": "convnext", "stages": [[32, 2], [64, 2]], "size": 32},
     "small": {"name": "convnext", "stages": [[64, 2], [128, 2], [256, 2]], "size": 64},
 }
-STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 @recorded
@@ -97,51 +95,14 @@ class CNNEncoder(WrappedEncoder):
     def forward(self, input: Input) -> Features:
         expected = {"batch": len(input.present), "channel": 3, "height": self.size, "width": self.size}
         require_shape("CNNEncoder input", input.values, expected, "Make the images with encoder.transform().")
-        images = self.pixels(input)
-        norms = self._norms()
-        if norms:
-            images = _filled(images, input.present)
-        tokens = self.project(self._map(images, input.present, norms).flatten(2).transpose(1, 2))  # (batch, cell, dim)
+        grid = run_present("CNNEncoder", self.backbone, self.backbone, self.pixels(input), input.present)
+        tokens = self.project(grid.flatten(2).transpose(1, 2))  # (batch, cell, dim)
         mask = input.present[:, None].expand(tokens.shape[:2])
         return Features(tokens, mask, tokens.mean(dim=1))
 
     def transform(self, train: bool = False) -> ImageTransform:
         """From an image file to what ``forward`` takes; with random crops if ``train``."""
         return ImageTransform(self.size, crop_scale=(0.8, 1.0) if train else None)
-
-    def _norms(self) -> list[Any]:
-        """What takes statistics of this batch. Asked each time: SyncBatchNorm may have been put in."""
-        kinds = (nn.BatchNorm2d, nn.SyncBatchNorm)
-        return [part for part in self.backbone.modules() if isinstance(part, kinds) and part.training]
-
-    def _map(self, images: Tensor, present: Tensor, norms: Sequence[Any]) -> Tensor:
-        """The last feature map, (batch, channel, height, width). A batch without any image leaves no statistics."""
-        before = [(norm, name, getattr(norm, name).clone()) for norm in norms for name in STATISTICS]
-        try:
-            features = self.backbone(images)
-        except ValueError as error:
-            raise _too_few_values(error, images) from error
-        for norm, name, old in before:
-            now = getattr(norm, name)
-            # .data: the backward pass has noted the version of this buffer, but reads nothing from it in training.
-            now.data.copy_(torch.where(present.any(), now, old))
-        return features
-
-
-def _too_few_values(error: ValueError, images: Tensor) -> ValueError:
-    return ValueError(
-        f"CNNEncoder cannot train on images of shape {tuple(images.shape)}: {error}. Expected two images in a batch, "
-        "or larger ones, for the statistics of BatchNorm. Choose a batch_size that leaves no single row at the end, a "
-        "larger size, freeze='all', or a ConvNeXt."
-    )
-
-
-def _filled(values: Shaped[Tensor, "batch ..."], present: Bool[Tensor, " batch"]) -> Shaped[Tensor, "batch ..."]:
-    """In the place of each absent row one that is present, each in its turn; without a question to the device."""
-    order = (~present).to(torch.uint8).argsort(stable=True)  # the present ones first
-    turn = ((~present).cumsum(0) - 1) % present.sum().clamp_min(1)
-    rows = torch.where(present, torch.arange(len(present), device=present.device), order[turn])
-    return values[rows]
 
 
 def _network(name: str) -> nn.Module:
