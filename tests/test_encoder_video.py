@@ -280,7 +280,7 @@ def test_workers_give_the_same_frames(workers, tmp_path):
                 container.mux(stream.encode(frame))
             container.mux(stream.encode(None))
     (tmp_path / "table.csv").write_text("video,label\na.mp4,a\nb.mp4,b\n,a\nb.mp4,b\n")
-    model = make_model(fps=3)
+    model = make_model(fps=3.0)
 
     def read(count):
         table = read_table(tmp_path / "table.csv")

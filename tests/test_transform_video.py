@@ -109,7 +109,7 @@ def test_a_container_that_does_not_tell_its_length(tmp_path):
 
 
 def test_frames_a_second_make_clips_of_unequal_length(tmp_path):
-    transform = VideoTransform(16, fps=5)
+    transform = VideoTransform(16, fps=5.0)
     long, short = film(str(tmp_path / "a.mp4")), film(str(tmp_path / "b.mp4"), stamps=range(2))
 
     clips, lost = transform.batch([long, short])
@@ -216,7 +216,7 @@ def test_a_file_and_its_bytes_and_its_frames_are_one_clip(tmp_path):
     given = transform(array)
     torch.testing.assert_close(given.float(), clip.float(), atol=12, rtol=0)
     grey = array[:, :1]
-    for same in (torch.from_numpy(array), grey, grey[:, 0], (array, 25.0), (torch.from_numpy(array), 5)):
+    for same in (torch.from_numpy(array), grey, grey[:, 0], (array, 25.0), (torch.from_numpy(array), np.int64(5))):
         assert torch.equal(transform(same), given)
     for file in ("a.npy", "a.npz"):
         assert torch.equal(transform(tmp_path / file), given)
@@ -229,8 +229,8 @@ def test_a_file_and_its_bytes_and_its_frames_are_one_clip(tmp_path):
 def test_frames_of_an_array_are_taken_by_time():
     array = np.stack([frame(i) for i in range(20)]).transpose(0, 3, 1, 2)
 
-    assert numbers(VideoTransform(16, fps=2)((array, 10.0))) == [2, 7, 12, 17]
-    assert numbers(VideoTransform(16, fps=2)((array, 5.0))) == [1, 3, 6, 8, 11, 13, 16, 18]
+    assert numbers(VideoTransform(16, fps=2.0)((array, 10.0))) == [2, 7, 12, 17]
+    assert numbers(VideoTransform(16, fps=2.0)((array, 5.0))) == [1, 3, 6, 8, 11, 13, 16, 18]
 
 
 def test_is_remembered_copied_and_has_a_blank():
@@ -241,7 +241,7 @@ def test_is_remembered_copied_and_has_a_blank():
     assert isinstance(pickle.loads(pickle.dumps(transform)), Transform)
     assert (again.crop_scale, again.num_frames, again.padding) == ([0.5, 1.0], 4, None)
     assert transform.blank().shape == (4, 3, 16, 16)
-    assert VideoTransform(16, fps=2).blank().shape == (1, 3, 16, 16)
+    assert VideoTransform(16, fps=2.0).blank().shape == (1, 3, 16, 16)
 
 
 # what is said
@@ -329,9 +329,12 @@ def test_says_what_is_wrong_with_an_array(tmp_path):
     refused(torch.zeros(4, 3, 8, 8), r"type torch\.float32\. Expected .*uint8 from 0 to 255.*scale the values")
     refused(np.zeros((0, 8, 8), dtype=np.uint8), r"shape \(0, 8, 8\)")
     refused(
-        torch.zeros(2, 8, 8, dtype=torch.uint8), r"without a rate, but 2 frames a second.*pair", num_frames=None, fps=2
+        torch.zeros(2, 8, 8, dtype=torch.uint8),
+        r"without a rate, but 2 frames a second.*pair",
+        num_frames=None,
+        fps=2.0,
     )
-    refused((torch.zeros(2, 8, 8, dtype=torch.uint8), 0), r"clip has fps=0\. Expected .*above 0")
+    refused((torch.zeros(2, 8, 8, dtype=torch.uint8), 0), r"clip has fps=0\.0\. Expected .*above 0")
     np.save(tmp_path / "a.npy", np.array([{}], dtype=object), allow_pickle=True)
     refused(tmp_path / "a.npy", r"pickle|object|Python")
 

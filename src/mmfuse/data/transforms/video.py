@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -106,8 +107,8 @@ class VideoTransform:
         fps = None
         if isinstance(value, Mapping) and isinstance(value.get("bytes"), bytes):  # of Hugging Face's datasets
             value = value["bytes"]
-        if isinstance(value, tuple | list) and len(value) == 2 and isinstance(value[1], int | float):
-            value, fps = value
+        if isinstance(value, tuple | list) and len(value) == 2 and isinstance(value[1], Real):
+            value, fps = value[0], float(value[1])
         if _is_video(value):
             return self._from_file(Path(value) if isinstance(value, str) else value)
         return self._from_array(value, fps)
