@@ -122,9 +122,10 @@ def test_speech_is_the_same_from_every_kind_of_file(name, end, error, rate_hz, t
     time = torch.arange(rate_hz) / rate_hz
     voice = sum(torch.sin(2 * math.pi * 140 * k * time) / k for k in range(1, 12))  # the harmonics of a low voice
     voice = 5000 * voice * (1.2 + torch.sin(2 * math.pi * 3 * time))
-    for kind in ("wav", end):
-        stereo = torch.stack([voice, 0.5 * voice], dim=1).to(torch.int16)
-        soundfile.write(tmp_path / f"a.{kind}", stereo.numpy(), rate_hz)
+    stereo = torch.stack([voice, 0.5 * voice], dim=1).to(torch.int16).numpy()
+    soundfile.write(tmp_path / "a.wav", stereo, rate_hz)
+    # libsndfile writes broken mp3 files from stereo int16 (1.2.2).
+    soundfile.write(tmp_path / f"a.{end}", stereo if end == "flac" else stereo / 32768, rate_hz)
     encoder = make(name)
     transform = encoder.transform()
 
