@@ -175,14 +175,22 @@ def test_all_that_is_random_is_the_same_in_any_number_of_workers(workers):
     alone, helped = (
         load_batches(table, model_of(x=Noise()), train=True, batch_size=3, seed=4, workers=n) for n in (0, workers)
     )
-    states = random.getstate(), np.random.get_state()[1].copy(), torch.get_rng_state()
-
     for _ in range(2):
         expected = list(alone)
         same(expected, list(helped))
 
     values = torch.cat([batch.inputs["x"].values for batch in expected])
     assert all(len(values[:, column].unique()) == 20 for column in range(4))
+
+
+@pytest.mark.plain  # the shape checks draw from Python's generator, too
+@pytest.mark.parametrize("make", [lambda t: load_batches(t, model_of(x=Noise())), lambda t: own()])
+def test_reading_leaves_every_global_generator_as_it_was(make):
+    batches = make(read_table(rows_of(4)))
+    states = random.getstate(), np.random.get_state()[1].copy(), torch.get_rng_state()
+
+    list(batches)
+
     assert random.getstate() == states[0]
     assert (np.random.get_state()[1] == states[1]).all()
     assert torch.equal(torch.get_rng_state(), states[2])

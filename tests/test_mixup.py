@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny_loader import Letters, Number, model_of
 
-from mmfuse import Batch, Input, Target
+from mmfuse import Batch, Features, Fused, Input, Output, Target
 from mmfuse.data import Mixup, load_batches, read_table
 from mmfuse.data.mixup import draw_partners, mix_batch
 from mmfuse.losses import task_losses
@@ -224,7 +224,8 @@ def test_a_transform_may_say_how_it_is_mixed():
 def test_the_losses_of_mixed_batches_pass_over_unknown_labels():
     batch, found = mixed(0.5)
     logits = torch.randn(SIX, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    output = SimpleNamespace(predictions={"kind": logits})
+    features = Features.from_pooled(logits, torch.ones(SIX, dtype=torch.bool))
+    output = Output({}, Fused(features), {"kind": logits})
 
     losses = task_losses(TASKS, output, {"kind": found.targets["kind"]})
 

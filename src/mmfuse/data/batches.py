@@ -1,7 +1,7 @@
 """Rows of a data set as whole batches, with the rows that cannot be read counted as the caller asked."""
 
 from abc import abstractmethod
-from collections.abc import Mapping, MutableSequence, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -35,7 +35,7 @@ class BatchDataset(Dataset):
         check_finite: NaN and infinity are problems.
     """
 
-    name: str
+    name = ""  # of the table, for messages
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class BatchDataset(Dataset):
         self.transforms = dict(transforms)
         self.tasks: Any = tasks
         self.on_error = on_error
-        self.mark: MutableSequence[int] = [0]  # the row that is being read; a worker puts shared memory here
+        self.mark: Any = [0]  # the row that is being read; a worker puts shared memory here
         self._check_finite = check_finite
         share = (0.01 if on_error == "skip" else 1.0) if max_errors is None else max_errors
         most = None if share == 1 else max(1, int(share * rows))

@@ -160,6 +160,8 @@ class Loader:
         try:
             yield from self._watched(flight)
         except RuntimeError as error:
+            if not flight.concerns(error):
+                raise
             message = flight.explain(error, self._timeout)
         if message:  # not in the except: the error would keep the workers alive
             flight.stop()

@@ -12,7 +12,6 @@ from torch import Tensor
 from mmfuse._checks import require_positive
 from mmfuse._record import recorded
 from mmfuse.contracts import Batch, Input, Target
-from mmfuse.data.transforms import Transform
 
 
 @recorded
@@ -47,7 +46,7 @@ class Mixup:
         self.each_row = each_row
 
     def __call__(
-        self, batch: Batch, tasks: Mapping[str, Any], transforms: Mapping[str, Transform], key: Sequence[Hashable]
+        self, batch: Batch, tasks: Mapping[str, Any], transforms: Mapping[str, Any], key: Sequence[Hashable]
     ) -> Batch:
         """The mixed batch: a function of the batch and ``key``."""
         generator = random.Random(repr(("mixup", *key)))
@@ -88,7 +87,7 @@ def mix_batch(
     partner: Int[Tensor, " batch"],
     share: Float[Tensor, " batch"],
     tasks: Mapping[str, Any],
-    transforms: Mapping[str, Transform],
+    transforms: Mapping[str, Any],
 ) -> Batch:
     """``share`` of each sample, and the rest of its partner."""
     inputs = {name: _mix(name, given, partner, share, transforms.get(name)) for name, given in batch.inputs.items()}

@@ -1,6 +1,6 @@
 """The cells of one modality as tensors: single values, whole batches, or rows of an array."""
 
-from collections.abc import Callable, MutableSequence, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,7 +46,7 @@ class CellReader:
         self._array = table.store[name].array() if whole else None
         self._by_batch = hasattr(transform, "batch")
 
-    def read(self, rows: Tensor, epoch: int, fail: Fail, mark: MutableSequence[int]) -> Values:
+    def read(self, rows: Tensor, epoch: int, fail: Fail, mark: Any) -> Values:
         """The tensors of some rows. ``mark[0]`` is set to each row before it is read."""
         if self._array is not None:
             whole = self._read_whole(self._array, rows)
@@ -98,7 +98,7 @@ class CellReader:
         except Exception:
             return None  # one by one, to find the row
 
-    def _read_together(self, cells: Sequence[Any], rows: list[int], mark: MutableSequence[int]) -> Values | None:
+    def _read_together(self, cells: Sequence[Any], rows: list[int], mark: Any) -> Values | None:
         """All values in one call; None where it fails: one by one, to find the row."""
         known = {} if self._cache is None else {i: self._cache[c] for i, c in enumerate(cells) if self._is_cached(c)}
         wanted = [i for i, cell in enumerate(cells) if cell is not None and i not in known]
@@ -112,9 +112,7 @@ class CellReader:
             self._keep(cells[i], known[i])
         return _as_values([known.get(i) for i in range(len(cells))])
 
-    def _read_each(
-        self, cells: Sequence[Any], rows: list[int], epoch: int, fail: Fail, mark: MutableSequence[int]
-    ) -> Values:
+    def _read_each(self, cells: Sequence[Any], rows: list[int], epoch: int, fail: Fail, mark: Any) -> Values:
         found: list[tuple[Tensor, int] | None] = []
         with Seeded(enabled=self._transform.random) as generators:
             for place, (row, cell) in enumerate(zip(rows, cells, strict=True)):

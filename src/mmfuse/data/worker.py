@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 import weakref
-from collections.abc import Callable, MutableSequence
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -33,7 +33,7 @@ class Flight:
         self._board = torch.zeros(workers, _ROWS + batch_size, dtype=torch.int64).share_memory_()
         self._place = place
 
-    def begin(self, worker: int, rows: list[int]) -> MutableSequence[int]:
+    def begin(self, worker: int, rows: list[int]) -> Any:
         """A worker begins a batch; the result's first entry is to be set to each row that it reads."""
         line = self._board[worker]
         line[_ROWS : _ROWS + len(rows)] = torch.tensor(rows)
@@ -59,6 +59,11 @@ class Flight:
         rows = "; ".join(map(self._rows, dead)) or "nothing"
         look = "Read these rows with workers=0 to see what they do."
         return f"{what} It was reading {rows}. Expected a batch. {look} {mend}"
+
+    @staticmethod
+    def concerns(error: RuntimeError) -> bool:
+        """Whether the DataLoader itself complains of its workers; what a worker has raised is not that."""
+        return str(error).startswith("DataLoader ")
 
     def stop(self) -> None:
         """End the workers that have read anything, at once: one that hangs would not listen."""

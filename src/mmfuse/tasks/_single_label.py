@@ -23,7 +23,7 @@ class SingleLabel(nn.Module):
         """Names of the classes, in the order of the probabilities."""
         return self._classes.names
 
-    def encode(self, cell: str) -> Int[Tensor, ""]:
+    def encode(self, cell: Any) -> Int[Tensor, ""]:
         """The number of a class, from its name."""
         return torch.tensor(self._classes.number(str(cell)))
 

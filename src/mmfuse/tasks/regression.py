@@ -46,7 +46,7 @@ class Regression(nn.Module):
         """Values in the units of the labels."""
         return values * self.std + self.mean
 
-    def encode(self, cell: str | float) -> Float[Tensor, ""]:
+    def encode(self, cell: Any) -> Float[Tensor, ""]:
         """The number in a cell."""
         try:
             value = float(cell)
