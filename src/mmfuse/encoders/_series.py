@@ -17,8 +17,8 @@ from mmfuse.encoders._inputs import require_width, token_mask
 def series_transform(
     owner: str,
     channels: int,
-    mean: Sequence[float] | None,
-    std: Sequence[float] | None,
+    mean: Sequence[int | float] | None,
+    std: Sequence[int | float] | None,
     reading: Mapping[str, Any] | None,
 ) -> SeriesTransform:
     """The transform of an encoder, from the keywords that :func:`mmfuse.data.series_statistics` makes."""

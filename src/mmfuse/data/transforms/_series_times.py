@@ -10,8 +10,8 @@ def to_even_rate(
     channels: Float[np.ndarray, "before channel"],
     seconds: Float[np.ndarray, " before"],
     *,
-    rate_hz: float,
-    max_gap_s: float,
+    rate_hz: int | float,
+    max_gap_s: int | float,
     max_bytes: int,
 ) -> Float[np.ndarray, "time channel"]:
     """Linear interpolation at the first time and every ``1 / rate_hz`` seconds after it, up to the last.
@@ -30,7 +30,7 @@ def to_even_rate(
     return np.stack([_interpolated(grid, seconds, channel, max_gap_s, 1e-6 / rate_hz) for channel in channels.T], 1)
 
 
-def _interpolated(grid: Any, seconds: Any, channel: Any, max_gap_s: float, near: float) -> Any:
+def _interpolated(grid: Any, seconds: Any, channel: Any, max_gap_s: int | float, near: float) -> Any:
     seen = ~np.isnan(channel)
     if not seen.any():
         return np.full(len(grid), np.nan)

@@ -57,11 +57,11 @@ class SeriesTransform:
         self,
         channels: int,
         *,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
+        mean: Sequence[int | float] | None = None,
+        std: Sequence[int | float] | None = None,
         times: int | str | None = None,
-        rate_hz: float | None = None,
-        max_gap_s: float = 1.0,
+        rate_hz: int | float | None = None,
+        max_gap_s: int | float = 1.0,
         gaps: str = "error",
         max_steps: int | None = None,
         max_bytes: int = MAX_BYTES,
@@ -136,7 +136,7 @@ class SeriesTransform:
         logs = (np.log(ago) - self.mean[-1]) / self.std[-1] if self.uneven else np.log(ago)
         return np.concatenate([np.zeros((1, seen.shape[1])), logs])
 
-    def _numbers(self, name: str, given: Sequence[float] | None, default: float) -> Any:
+    def _numbers(self, name: str, given: Sequence[int | float] | None, default: float) -> Any:
         size = self.channels + self.uneven
         numbers = np.full(size, default) if given is None else np.asarray(given, dtype=np.float64)
         if numbers.shape != (size,) or not np.isfinite(numbers).all():
