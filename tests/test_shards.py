@@ -669,6 +669,10 @@ def test_ranks_are_checked(tmp_path, monkeypatch):
         load_shards(tmp_path / "s", make_reader(), rank=1)
     with pytest.raises(DataError, match="There are 3 samples for 4 ranks"):
         load_shards(tmp_path / "s", make_reader(), train=True, rank=0, world=4)
+
+
+@pytest.mark.plain
+def test_what_names_no_shards_is_refused():
     with pytest.raises(TypeError, match="load_shards got a int. Expected shards: a folder"):
         load_shards(3, make_reader())
 

@@ -60,7 +60,7 @@ class ShardDataset(BatchDataset):
         errors: Mapping[str, Any],
     ) -> None:
         self.name = f"{len(shards)} shard{'s' * (len(shards) > 1)} in {shards[0].path.parent.name or '.'}"
-        super().__init__(sum(order.counts), transforms, tasks, **errors)
+        super().__init__(order.total, transforms, tasks, **errors)
         self.order = order
         self.most_held = 0  # samples that have been in memory at once
         self._shards = shards

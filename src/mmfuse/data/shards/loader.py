@@ -208,7 +208,7 @@ def _tell(order: Order, passed_over: int) -> None:
         )
     if order.left_out:
         warnings.warn(
-            f"{order.left_out} of {sum(order.counts)} samples are left out of each epoch, others each time, so that "
+            f"{order.left_out} of {order.total} samples are left out of each epoch, others each time, so that "
             f"{order.world} ranks make as many steps. With batch_size=2 or more none is.",
             stacklevel=3,
         )

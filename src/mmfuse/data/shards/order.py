@@ -10,6 +10,7 @@ import random
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -51,26 +52,31 @@ class Order:
                 f"load_shards got rank={self.rank} of world={self.world}. Expected a rank from 0 to {self.world - 1}. "
                 "Leave both out to take those of torch.distributed."
             )
-        if self.shuffle and sum(self.counts) < self.world:
+        if self.shuffle and self.total < self.world:
             raise DataError(
-                f"There are {sum(self.counts)} samples for {self.world} ranks. Expected one or more for each. "
+                f"There are {self.total} samples for {self.world} ranks. Expected one or more for each. "
                 "Train on fewer ranks."
             )
 
-    @property
+    @cached_property
+    def total(self) -> int:
+        """Samples of all ranks, and those that are left out."""
+        return sum(self.counts)
+
+    @cached_property
     def left_out(self) -> int:
         """Samples that an epoch of training leaves out, others each time: only batches of one may not come out even."""
-        return sum(self.counts) % self.world if self.shuffle and self.batch_size == 1 else 0
+        return self.total % self.world if self.shuffle and self.batch_size == 1 else 0
 
-    @property
+    @cached_property
     def samples(self) -> int:
         """Samples of this rank."""
         return self._end(self.rank) - self._end(self.rank - 1)
 
-    @property
+    @cached_property
     def batches(self) -> int:
         """Batches of this rank. In training the same on every rank."""
-        most = -(-(sum(self.counts) - self.left_out) // self.world)
+        most = -(-(self.total - self.left_out) // self.world)
         return -(-(most if self.shuffle else self.samples) // self.batch_size)
 
     def rows(self, epoch: int, first_batch: int = 0) -> Iterator[list[int]]:
@@ -78,13 +84,15 @@ class Order:
         run = self.run(epoch)
         batch, position = first_batch, self._batch_start(first_batch)
         rows: list[int] = []
+        size = self._size(batch)
         while position < self.samples:
             window = self.window(epoch, position)
             for place in window.shuffled[position - window.start :]:
                 rows.append(run.row(place))
-                if len(rows) == self.size(batch):
+                if len(rows) == size:
                     yield rows
                     rows, batch = [], batch + 1
+                    size = self._size(batch)
             position = window.start + len(window.shuffled)
 
     def run(self, epoch: int) -> "Run":
@@ -94,7 +102,7 @@ class Order:
             chance = self._random(epoch, "shards")
             chance.shuffle(shards)
             # Somewhere in a shard: windows begin elsewhere in each epoch, so that others meet in them.
-            start += chance.randrange(sum(self.counts))
+            start += chance.randrange(self.total)
         return Run(shards, self.counts, start)
 
     def window(self, epoch: int, position: int) -> Window:
@@ -113,12 +121,11 @@ class Order:
             batch += 1
         return batch
 
-    def size(self, batch: int) -> int:
-        """Samples of a batch."""
+    def _size(self, batch: int) -> int:
         return self._batch_start(batch + 1) - self._batch_start(batch)
 
     def _end(self, rank: int) -> int:
-        return (rank + 1) * (sum(self.counts) - self.left_out) // self.world
+        return (rank + 1) * (self.total - self.left_out) // self.world
 
     def _batch_start(self, batch: int) -> int:
         """All batches are full but the last ones, which keep a sample each where another rank has one more."""
