@@ -12,7 +12,7 @@ import torch
 import mmfuse
 from mmfuse import MultimodalModel
 from mmfuse._record import arguments_of
-from mmfuse.data import DataError, read_table, series_statistics
+from mmfuse.data import DataError, load_batches, read_table, series_statistics
 from mmfuse.data.transforms import SeriesTransform, Transform
 from mmfuse.encoders import SeriesEncoder
 from mmfuse.fusion import Concat
@@ -269,6 +269,29 @@ def test_a_loaded_model_standardises_as_the_training_table_did(tmp_path):
     both = np.concatenate([SERIES, SERIES * 3])
     expected = (SERIES[:3] * 1000 - both.mean(axis=0)) / both.std(axis=0)
     torch.testing.assert_close(read(cell)[:, :2], torch.from_numpy(expected).float())
+
+
+def test_a_table_of_files_becomes_batches(tmp_path):
+    generator = np.random.default_rng(0)
+    for i in range(4):
+        np.save(tmp_path / f"{i}.npy", generator.normal(size=(5 + 2 * i, 2)))
+    lines = [f"{i}.npy,{'ab'[i % 2]}" for i in range(4)]
+    (tmp_path / "t.csv").write_text("\n".join(["series,label", *lines, ",a"]) + "\n")
+    table = read_table(tmp_path / "t.csv")
+    encoder = SeriesEncoder(8, **series_statistics(table, "series", reading={"max_steps": 10}))
+    model = MultimodalModel(
+        {"series": encoder}, Concat({"series": 8}, dim=8), {"label": Classification(8, classes=["a", "b"])}
+    )
+
+    (batch,) = load_batches(table, model)
+
+    assert batch.inputs["series"].values.shape == (5, 10, 2)
+    assert batch.inputs["series"].mask.sum(dim=1).tolist() == [5, 7, 9, 10, 0]
+    assert batch.inputs["series"].present.tolist() == [True] * 4 + [False]
+    assert model(batch).predictions["label"].isfinite().all()
+    np.save(tmp_path / "2.npy", [[1.0, NAN]])
+    with pytest.raises(DataError, match=r"t\.csv line 4, column 'series': .*2\.npy.*channel 1 at step 0"):
+        list(load_batches(table, model))
 
 
 # What is refused
