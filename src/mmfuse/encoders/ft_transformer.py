@@ -29,6 +29,8 @@ class FTTransformerEncoder(nn.Module):
     (ReGLU), 4/3 as wide. One difference: dropout is on both branches and not on the weights of attention, which a CPU
     would then have to build. The tokens are [CLS] and the columns; the pooled vector is [CLS] after a last norm.
 
+    It wants a smaller learning rate than an MLP: ``fit(..., learning_rate=3e-4)`` (the paper has 1e-4).
+
     A missing cell is a token that is not real: nothing reads it. So a row says as much as is known of it, and no
     placeholder has to be learned. Where the absence of a cell says something by itself (a test that only the sick are
     given), :class:`TabularEncoder`, which sees flags, can use it. An unseen category is the mean of the known ones.
