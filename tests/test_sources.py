@@ -93,17 +93,27 @@ def test_gzip_files_are_read_like_others(tmp_path):
 @pytest.mark.plain
 def test_damaged_gzip_files_and_bombs_are_refused(tmp_path, monkeypatch):
     whole = gzip.compress(b"a\n" + b"word\n" * 100_000)
-    for name, data in {"cut.csv.gz": whole[:-20], "plain.csv.gz": b"a\n1\n", "bomb.csv.gz": whole}.items():
+    damaged = whole[:-20] + whole[-4:]
+    for name, data in {
+        "cut.csv.gz": whole[:-20],
+        "damaged.csv.gz": damaged,
+        "plain.csv.gz": b"a\n1\n",
+        "bomb.csv.gz": whole,
+    }.items():
         (tmp_path / name).write_bytes(data)
     assert len(read_table(tmp_path / "bomb.csv.gz")) == 100_000  # below the size that is always fine
     monkeypatch.setattr(text_lines, "SMALL", 1000)
 
     with pytest.raises(
-        DataError, match="bomb.csv.gz holds more than 200 times its size. Expected a table, not a bomb. If"
+        DataError, match="bomb.csv.gz holds more than 100 times its size, or is cut off. Expected a whole"
     ):
         read_table(tmp_path / "bomb.csv.gz")
     monkeypatch.setattr(text_lines, "MOST_EXPANSION", 10_000)
-    for name in ("cut.csv.gz", "plain.csv.gz"):
+    with pytest.raises(
+        DataError, match="cut.csv.gz holds more than .* times its size, or is cut off. .* Load it again"
+    ):
+        read_table(tmp_path / "cut.csv.gz")
+    for name in ("damaged.csv.gz", "plain.csv.gz"):
         with pytest.raises(DataError, match=f"{name} is not a whole gzip file: .* Expected one. Pack it again"):
             read_table(tmp_path / name)
 

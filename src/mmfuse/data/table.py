@@ -156,8 +156,9 @@ class Table:
     def require_column(self, name: str) -> None:
         """Raise DataError, with the nearest name, unless there is such a column."""
         if name not in self.store:
+            shown = [*self.columns[:20], *["..."] * (len(self.store) > 20)]
             raise DataError(
-                f"{self.name} has no column {name!r}. Expected one of {list(self.columns)}."
+                f"{self.name} has no column {name!r}. Expected one of {shown}."
                 f"{nearest(name, self.columns)} "
                 f"Or say where it stands: read_table(..., columns={{{name!r}: 'its name'}}), with None for its name "
                 "if this table has none."

@@ -16,6 +16,7 @@ from torch import Tensor
 
 EMPTY, TEXT, JSON, BYTES = range(4)
 WRITTEN = (str, Number, np.generic, date, time, timedelta, PurePath, UUID)  # what is kept as its text
+_SIMPLE = {str, int, float, bool, type(None)}
 _AT_ONCE = 65_536  # rows; so that few Python objects exist at a time
 
 
@@ -102,8 +103,8 @@ class Packer:
         Raises:
             ValueError: a list holds what JSON cannot hold.
         """
-        if {type(value) for value in values} <= {str}:
-            return self.add_text(values)
+        if set(map(type, values)) <= _SIMPLE:
+            return self.add_text([v if type(v) is str else "" if is_missing(v) else str(v) for v in values])
         pairs = [_pack(value) for value in values]
         kinds = np.fromiter((kind for kind, _ in pairs), np.uint8, len(values))
         encoded = [data for _, data in pairs]

@@ -14,6 +14,7 @@ from mmfuse.data.sources.own import read_dataset
 from mmfuse.data.sources.source import Source
 
 _AT_ONCE = 4096  # rows
+_FEW = 512  # rows of a batch, which are read one by one: a block may hold a thousand pictures
 
 
 def is_hugging_face(source: Any) -> bool:
@@ -51,10 +52,19 @@ class HuggingFaceColumn:
         return len(self.dataset)
 
     def cell(self, row: int) -> Any:
-        return self._read(torch.tensor([row]))[0]
+        return self._read([row])[0]
 
     def cells(self, rows: Tensor) -> list[Any]:
-        return [cell for some in rows.split(_AT_ONCE) for cell in self._read(some)]
+        if len(rows) <= _FEW:
+            return self._read(rows.tolist())
+        cells: list[Any] = [None] * len(rows)
+        blocks, order = rows.div(_AT_ONCE, rounding_mode="floor").sort(stable=True)
+        for places in order.split(blocks.unique_consecutive(return_counts=True)[1].tolist()):
+            start = int(rows[places[0]]) // _AT_ONCE * _AT_ONCE
+            block = self._read(slice(start, start + _AT_ONCE))  # a hundred times faster than row by row
+            for place, row in zip(places.tolist(), rows[places].tolist(), strict=True):
+                cells[place] = block[row - start]
+        return cells
 
     def distinct(self, rows: Tensor) -> tuple[list[Any], Tensor]:
         return distinct_cells(self.cells(rows))
@@ -62,8 +72,8 @@ class HuggingFaceColumn:
     def array(self) -> None:
         return None
 
-    def _read(self, rows: Tensor) -> list[Any]:
-        table = self.dataset[rows.tolist()]
+    def _read(self, rows: list[int] | slice) -> list[Any]:
+        table = self.dataset[rows]
         column: Column = column_of_chunks(list(table.column(self.name).chunks))
         cells = column.cells(torch.arange(len(column)))
         if self.classes is None:

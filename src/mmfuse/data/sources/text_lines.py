@@ -3,6 +3,7 @@
 import gzip
 import io
 import os
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 from mmfuse.data.errors import DataError
 
 LONGEST_LINE = 2**24  # letters
-MOST_EXPANSION = 200  # times the size of a gzip file; text seldom shrinks to a hundredth
+MOST_EXPANSION = 100  # times the size of a gzip file; tables shrink to a tenth
 SMALL = 2**26  # bytes; a gzip file may always hold this much
 
 
@@ -24,7 +25,7 @@ def open_text(path: Path) -> Iterator[Any]:
             yield io.TextIOWrapper(raw, encoding="utf-8-sig", newline="")
     except UnicodeDecodeError as error:
         raise DataError(f"{path.name} is not UTF-8 text ({error.reason}). Expected UTF-8. Save it so.") from None
-    except (gzip.BadGzipFile, EOFError) as error:
+    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise DataError(f"{path.name} is not a whole gzip file: {error}. Expected one. Pack it again.") from None
 
 
@@ -49,8 +50,13 @@ class _Gunzip(io.RawIOBase):
 
     def __init__(self, path: Path, file: Any) -> None:
         self.name = path.name
-        self.file = gzip.GzipFile(fileobj=file)
         self.left = max(SMALL, MOST_EXPANSION * os.fstat(file.fileno()).st_size)
+        if file.read(2) != b"\x1f\x8b":
+            raise gzip.BadGzipFile("it does not begin like one")
+        file.seek(max(0, os.fstat(file.fileno()).st_size - 4))
+        self._require_left(int.from_bytes(file.read(4), "little"))  # what the file says of its size
+        file.seek(0)
+        self.file = gzip.GzipFile(fileobj=file)
 
     def readable(self) -> bool:
         return True
@@ -58,10 +64,13 @@ class _Gunzip(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         data = self.file.read(len(buffer))
         self.left -= len(data)
-        if self.left < 0:
-            raise DataError(
-                f"{self.name} holds more than {MOST_EXPANSION} times its size. Expected a table, not a bomb. "
-                "If you trust it, unpack it and read the file inside."
-            )
+        self._require_left(0)
         buffer[: len(data)] = data
         return len(data)
+
+    def _require_left(self, size: int) -> None:
+        if size > self.left:
+            raise DataError(
+                f"{self.name} holds more than {MOST_EXPANSION} times its size, or is cut off. Expected a whole table, "
+                "not a bomb. Load it again, or unpack it if you trust it, and read the file inside."
+            )
