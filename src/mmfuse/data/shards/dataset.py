@@ -102,7 +102,7 @@ class ShardDataset(BatchDataset):
         self.mark[0] = numbers[0]
         self._now.replace(self._fetch(numbers, epoch))
         read = super().read(rows, epoch)
-        labels = {name: self._labels(name, numbers) for name in self._blanks}
+        labels = {name: self._table.cells(rows, name) for name in self._blanks}
         keys = [self._now.samples[row].key for row in numbers]
         self._now.replace({})
         return ShardRead(read.batch, read.rows, read.problems, read.lost, labels, keys)
@@ -116,7 +116,10 @@ class ShardDataset(BatchDataset):
         return replace(batch, targets={name: self._target(name, read, keys) for name in self._blanks})
 
     def _values(self, rows: Tensor, epoch: int, problems: Problems) -> tuple[dict[str, Values], dict[str, Target]]:
-        return {name: self._modality(name, rows, epoch, problems) for name in self.readers}, {}
+        values = {name: self._modality(name, rows, epoch, problems) for name in self.readers}
+        for name in self._blanks:
+            self._require_labels(name, rows, problems)
+        return values, {}
 
     def _modality(self, name: str, rows: Tensor, epoch: int, problems: Problems) -> Values:
         reader, numbers = self.readers[name], problems.rows
@@ -143,11 +146,17 @@ class ShardDataset(BatchDataset):
         kinds = [find_member(name, sample.members) for column in columns for name in self._names[column]]
         return "".join(f" member {sample.key}.{kind}:" for kind in kinds[:1] if kind)
 
-    def _labels(self, name: str, rows: Iterable[int]) -> list[Any]:
-        labels = self._table.cells(rows, name)
+    def _require_labels(self, name: str, rows: Tensor, problems: Problems) -> None:
+        """Raise for a member that should hold a label and cannot be read, unless its sample may be skipped."""
+        self._table.cells(rows, name)
         for row, error in self._now.errors([name]):
-            raise DataError(f"{self.place(row)}, label of {name!r}: {error}")
-        return labels
+            if self.on_error != "skip":
+                raise DataError(
+                    f"{self.place(row)}, label of {name!r}: {error} Mend it, or pass on_error='skip' to leave out the "
+                    "sample."
+                )
+            about = ValueError(f"label of {name!r}: {error}")
+            problems.add(problems.rows.index(row), next(iter(self.transforms)), self._keyed(row, about))
 
     def _target(self, name: str, read: ShardRead, keys: Sequence[str | None]) -> Target:
         labels: list[Tensor | None] = []
