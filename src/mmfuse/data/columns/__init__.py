@@ -5,10 +5,13 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from mmfuse.data.columns.arrays import ArrayColumn, RaggedColumn
-from mmfuse.data.columns.objects import ObjectColumn
-from mmfuse.data.columns.packed import PackedColumn, Packer
-from mmfuse.data.columns.values import as_tensor, column_of
+from mmfuse.data.columns.arrays import ArrayColumn as ArrayColumn
+from mmfuse.data.columns.arrays import RaggedColumn as RaggedColumn
+from mmfuse.data.columns.objects import ObjectColumn as ObjectColumn
+from mmfuse.data.columns.packed import PackedColumn as PackedColumn
+from mmfuse.data.columns.packed import Packer as Packer
+from mmfuse.data.columns.values import as_tensor as as_tensor
+from mmfuse.data.columns.values import column_of as column_of
 
 
 @runtime_checkable
@@ -56,16 +59,3 @@ class EmptyColumn:
 
     def array(self) -> None:
         return None
-
-
-__all__ = [
-    "ArrayColumn",
-    "Column",
-    "EmptyColumn",
-    "ObjectColumn",
-    "PackedColumn",
-    "Packer",
-    "RaggedColumn",
-    "as_tensor",
-    "column_of",
-]
