@@ -163,7 +163,10 @@ def test_a_model_is_trained_and_evaluated_on_shards(tmp_path):
 
 
 def test_columns_say_which_member_is_which(tmp_path):
-    write_tar(tmp_path / "a.tar", [("1.left.bin", b"3"), ("1.right.bin", b"4"), ("1.cls", b"1\n")])
+    write_tar(
+        tmp_path / "a.tar",
+        [("1.left.bin", b"3"), ("1.right.bin", b"4"), ("1.cls", b"1\n"), ("1.json", b'{"label": 0}')],
+    )
     model = make_reader(number=Number)
     model.tasks["label"] = Classification(4, 2)
 

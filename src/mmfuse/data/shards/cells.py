@@ -32,34 +32,29 @@ class Encoded:
     key: str
     members: Mapping[str, bytes | ValueError]
 
-    def cell(self, names: Iterable[str]) -> Any:
+    def cell(self, names: Collection[str]) -> Any:
         """What the first of these names that the sample has says: text, bytes of a file, a JSON value, or None.
 
-        A name is that of a member (all that follows the first dot, or a part of it up to another dot), or of a value
-        in the member ``json``.
+        A name is that of a member (all that follows the first dot, or a part of it up to another dot); if there is
+        none, that of a value in the member ``json``.
 
         Raises:
             ValueError: the member is not what its extension says.
         """
-        fields: Any = None
-        for name in names:
-            if (kind := find_member(name, self.members)) is not None:
-                content = self.members[kind]
-                if isinstance(content, ValueError):
-                    raise content
-                return _decode(kind, content)
-            if fields is None:
-                fields = self._fields()
-            if name in fields:
-                return _or_none(fields[name])
-        return None
+        if (kind := first_member(names, self.members)) is not None:
+            return _decode(kind, self._content(kind))
+        fields = self._fields() if names and "json" in self.members else {}
+        return next((_or_none(fields[name]) for name in names if name in fields), None)
 
     def _fields(self) -> Mapping[str, Any]:
-        content = self.members.get("json", b"{}")
+        fields = _decode("json", self._content("json"))
+        return fields if isinstance(fields, dict) else {}
+
+    def _content(self, kind: str) -> bytes:
+        content = self.members[kind]
         if isinstance(content, ValueError):
             raise content
-        fields = _decode("json", content)
-        return fields if isinstance(fields, dict) else {}
+        return content
 
 
 def names_of(columns: Columns, wanted: Iterable[str]) -> dict[str, tuple[str, ...]]:
@@ -72,21 +67,23 @@ def names_of(columns: Columns, wanted: Iterable[str]) -> dict[str, tuple[str, ..
     return names
 
 
-def needed(names: Iterable[str], members: Collection[str]) -> set[str]:
+def needed(names: Collection[str], members: Collection[str]) -> set[str]:
     """The members that have to be read for a column of these names."""
-    wanted: set[str] = set()
-    for name in names:
-        if (kind := find_member(name, members)) is not None:
-            return {*wanted, kind}
-        wanted = {"json"} & set(members)
-    return wanted
+    if (kind := first_member(names, members)) is not None:
+        return {kind}
+    return {"json"} & set(members) if names else set()
+
+
+def first_member(names: Iterable[str], members: Collection[str]) -> str | None:
+    """The member of the first name that has one."""
+    return next((kind for name in names if (kind := find_member(name, members)) is not None), None)
 
 
 def find_member(name: str, members: Collection[str]) -> str | None:
-    """The member of a name: ``jpg``, or ``image`` where there is an ``image.jpg``."""
+    """The member of a name: ``jpg``, or for ``image`` the first in the alphabet that is like ``image.jpg``."""
     if name.lower() in members:
         return name.lower()
-    return next((kind for kind in members if kind.startswith(f"{name.lower()}.")), None)
+    return min((kind for kind in members if kind.startswith(f"{name.lower()}.")), default=None)
 
 
 def json_names(content: bytes) -> list[str]:

@@ -16,7 +16,7 @@ from mmfuse.data.collate import Sample, make_target
 from mmfuse.data.errors import DataError
 from mmfuse.data.reading import CellReader, Values
 from mmfuse.data.report import Read
-from mmfuse.data.shards.cells import Encoded, find_member
+from mmfuse.data.shards.cells import Encoded, first_member
 from mmfuse.data.shards.held import Held, as_table
 from mmfuse.data.shards.index import Shard
 from mmfuse.data.shards.order import Order
@@ -143,8 +143,8 @@ class ShardDataset(BatchDataset):
 
     def _member(self, row: int, columns: Iterable[str]) -> str:
         sample = self._now.samples[row]
-        kinds = [find_member(name, sample.members) for column in columns for name in self._names[column]]
-        return "".join(f" member {sample.key}.{kind}:" for kind in kinds[:1] if kind)
+        kinds = [first_member(self._names[column], sample.members) for column in columns]
+        return "".join(f" member {sample.key}.{kind}:" for kind in kinds if kind)
 
     def _require_labels(self, name: str, rows: Tensor, problems: Problems) -> None:
         """Raise for a member that should hold a label and cannot be read, unless its sample may be skipped."""

@@ -45,9 +45,9 @@ def load_shards(  # noqa: PLR0913  flat keywords, as of load_batches
     """Batches of tar shards in the format of WebDataset, read as a stream: for data too large for a table.
 
     Members ``000123.jpg``, ``000123.txt`` and ``000123.json`` are one sample. A modality or label is read from the
-    member of its name (``000123.image.jpg`` for ``image``), from the value of its name in the JSON, or from the member
-    that usually has it (``jpg`` and ``png`` for ``image``, ``wav`` for ``audio``, ``txt`` for ``text``, ``cls`` for
-    ``label``). What a sample lacks is absent.
+    member of its name (``000123.image.jpg`` for ``image``), else from the member that usually has it (``jpg`` or
+    ``png`` for ``image``, ``wav`` for ``audio``, ``txt`` for ``text``, ``cls`` for ``label``), else from the value of
+    its name in the JSON. What a sample lacks is absent.
 
     Every epoch has each sample once, over all ranks, and every rank makes as many steps. (Only in training with
     ``batch_size=1``, fewer samples than there are ranks are left out.) Batches do not depend on ``workers``.
