@@ -165,7 +165,7 @@ def ask(folder: Path, image: str, audio: str, text: str) -> None:
         sys.exit(f"There is no trained model in {folder}. Run this script without --ask first, or give its --folder.")
     model = load(folder / "best")
     row = {name: None if cell == "-" else cell for name, cell in zip(MODALITIES, (image, audio, text), strict=True)}
-    (answer,) = predict(model, load_batches(read_table([row]), model))
+    (answer,) = predict(model, load_batches(read_table([row], outside=True), model))
     shown = ", ".join(f"{name} {cell or 'absent'}" for name, cell in row.items())
     print(f"{shown}\n-> {answer['result_predicted']} ({answer['result_probability']:.0%} sure), "
           f"as a number {answer['value_predicted']:.1f}")  # fmt: skip
