@@ -16,6 +16,7 @@ from mmfuse.data.transforms.tabular import TabularTransform
 from mmfuse.data.transforms.text import TextTransform
 from mmfuse.data.transforms.tokenizer import train_tokenizer
 from mmfuse.data.transforms.video import VideoTransform
+from mmfuse.data.transforms.volume import VolumeTransform
 
 
 @runtime_checkable
@@ -62,6 +63,7 @@ TRANSFORMS = {
     "TabularTransform": TabularTransform,
     "TextTransform": TextTransform,
     "VideoTransform": VideoTransform,
+    "VolumeTransform": VolumeTransform,
 }
 
 __all__ = [
@@ -82,5 +84,6 @@ __all__ = [
     "TokenDropout",
     "Transform",
     "VideoTransform",
+    "VolumeTransform",
     "train_tokenizer",
 ]

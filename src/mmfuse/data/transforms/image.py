@@ -73,7 +73,7 @@ class ImageTransform:
         interpolation: str = "bicubic",
         max_pixels: int | None = MAX_PIXELS,
     ) -> None:
-        require_positive("ImageTransform", size=size, max_pixels=max_pixels or 1)
+        require_positive("ImageTransform", size=size, max_pixels=1 if max_pixels is None else max_pixels)
         require_choice("ImageTransform", "interpolation", interpolation, ("bicubic", "bilinear"))
         require_choice("ImageTransform", "augment", augment, (None, *AUGMENTS))
         _require_shares(crop_scale, flip=flip, erase=erase)
