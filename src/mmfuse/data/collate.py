@@ -43,7 +43,7 @@ def make_input(values: Sequence[Tensor | None], transform: Transform) -> Input:
     filled = [blank if value is None else value for value in values]
     if transform.padding is None:
         return Input(torch.stack(filled), present)
-    lengths = torch.tensor([0 if value is None else len(value) for value in values])
+    lengths = torch.tensor([0 if value is None else value.size(0) for value in values])
     padded = pad_sequence(filled, batch_first=True, padding_value=transform.padding)
     return Input(padded, present, torch.arange(padded.shape[1]) < lengths[:, None])
 

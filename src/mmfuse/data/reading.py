@@ -38,6 +38,7 @@ class CellReader:
             table.require_column(column)
         self._several = several is not None
         self._table = table
+        self._stores = [table.store[column] for column in self.columns]
         self._transform: Any = transform
         self._seed = seed
         self._cache: dict[str, tuple[Tensor, int]] | None = {} if cache and not transform.random else None
@@ -74,11 +75,16 @@ class CellReader:
         return f" file {content}:" if self._transform.takes_path and content else ""
 
     def _cells(self, rows: Tensor) -> Sequence[Any]:
+        places = self._places(rows)
         if not self._several:
-            return self._table.cells(rows, self.columns[0])
-        columns = [self._table.cells(rows, column) for column in self.columns]
+            return self._stores[0].cells(places)
+        columns = [store.cells(places) for store in self._stores]
         mappings = (dict(zip(self.columns, cells, strict=True)) for cells in zip(*columns, strict=True))
         return [None if all(cell is None for cell in cells.values()) else cells for cells in mappings]
+
+    def _places(self, rows: Tensor) -> Tensor:
+        """Where rows of the table are in its columns. They are known to exist: the table would look again."""
+        return rows if self._table.chosen is None else self._table.chosen[rows]
 
     def _value(self, cell: Any) -> Any:
         """What the transform gets: paths are resolved."""
@@ -93,8 +99,7 @@ class CellReader:
 
     def _read_whole(self, array: Tensor, rows: Tensor) -> Tensor | None:
         try:
-            places = rows if self._table.chosen is None else self._table.chosen[rows]
-            return self._transform.whole(array.index_select(0, places))
+            return self._transform.whole(array.index_select(0, self._places(rows)))
         except Exception:
             return None  # one by one, to find the row
 
