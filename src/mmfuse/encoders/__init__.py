@@ -16,6 +16,7 @@ from mmfuse.encoders.transformer import TransformerEncoder
 from mmfuse.encoders.video import VideoEncoder
 from mmfuse.encoders.video3d import Video3DEncoder
 from mmfuse.encoders.vit import ViTEncoder
+from mmfuse.encoders.volume import VolumeEncoder
 from mmfuse.encoders.windowed import Windowed
 
 ENCODERS = {
@@ -36,6 +37,7 @@ ENCODERS = {
     "Windowed": Windowed,
     "Video3DEncoder": Video3DEncoder,
     "VideoEncoder": VideoEncoder,
+    "VolumeEncoder": VolumeEncoder,
 }
 
 __all__ = [
@@ -56,5 +58,6 @@ __all__ = [
     "ViTEncoder",
     "Video3DEncoder",
     "VideoEncoder",
+    "VolumeEncoder",
     "Windowed",
 ]
