@@ -10,6 +10,7 @@ from tiny_loader import Letters, Number, model_of
 from mmfuse import Batch, Features, Fused, Input, Output, Target
 from mmfuse.data import Mixup, load_batches, read_table
 from mmfuse.data.mixup import draw_partners, mix_batch
+from mmfuse.data.transforms import TabularTransform
 from mmfuse.losses import task_losses
 from mmfuse.tasks import Classification, EachModality, EvidentialClassification, MultiLabel, Regression
 
@@ -72,7 +73,7 @@ def test_mixing_equals_its_equation_row_by_row():
             assert found.inputs["series"].mask[i, t] == bool(real[i, t] or (s < 1 and real[j, t]))
             if found.inputs["series"].mask[i, t]:
                 torch.testing.assert_close(found.inputs["series"].values[i, t], expected, rtol=0, atol=1e-12)
-        image = batch.inputs["image"].values.double()
+        image = batch.inputs["image"].zeroed().values.double()
         expected = (s * image[i] + (1 - s) * image[j]).round()
         assert (found.inputs["image"].values[i].double() - expected).abs().max() <= 1  # halves are rounded in float32
         assert found.inputs["image"].values.dtype == torch.uint8
@@ -232,6 +233,27 @@ def test_the_losses_of_mixed_batches_pass_over_unknown_labels():
     known = batch.targets["kind"].known
     each = TASKS["kind"].loss(logits, found.targets["kind"].values)
     torch.testing.assert_close(losses["kind"], each[known].mean(), rtol=0, atol=1e-14)
+
+
+def test_categories_and_gaps_of_a_table_are_never_between_two():
+    transform = TabularTransform(numbers={"age": [40, 10], "weight": [70, 5]}, categories={"sex": ["f", "m"]})
+    rows = [{"age": 30, "weight": None, "sex": "f"}, {"age": 50, "weight": 75, "sex": "m"}]
+    batch = Batch({"table": Input(torch.stack([transform(row) for row in rows]), torch.ones(2, dtype=torch.bool))})
+
+    found = mix_batch(batch, torch.tensor([1, 0]), torch.tensor([0.75, 0.25]), {}, {"table": transform})
+
+    # age, weight, age known, weight known, sex
+    assert found.inputs["table"].values.tolist() == [[-0.5, 0.0, 1.0, 0.0, 2.0], [-0.5, 0.0, 1.0, 0.0, 2.0]]
+
+
+def test_frames_that_are_not_real_count_as_zeros():
+    frames = torch.full((2, 3, 1), 200, dtype=torch.uint8)
+    clip = Input(frames, torch.ones(2, dtype=torch.bool), torch.tensor([[True] * 3, [True, False, False]]))
+
+    found = mix_batch(Batch({"clip": clip}), torch.tensor([1, 0]), torch.full((2,), 0.25), {}, {}).inputs["clip"]
+
+    assert found.values[..., 0].tolist() == [[200, 50, 50], [200, 150, 150]]
+    assert found.mask.all()
 
 
 @pytest.mark.plain

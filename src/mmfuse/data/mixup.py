@@ -2,7 +2,6 @@
 
 import random
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -99,15 +98,15 @@ def mix_batch(
 
 
 def _mix(name: str, given: Input, partner: Tensor, share: Tensor, transform: Any) -> Input:
-    first = given.zeroed() if given.values.is_floating_point() else given
+    real = given.zeroed()
     mask = None if given.mask is None else given.mask[partner]
-    second = Input(first.values[partner], given.present[partner], mask)
+    other = Input(real.values[partner], given.present[partner], mask)
     if hasattr(transform, "mix"):
-        return transform.mix(given, replace(second, values=given.values[partner]), share)
+        return transform.mix(real, other, share)
     if given.values.is_floating_point() or given.values.dtype == torch.uint8:
-        return _interpolate(first, second, share)
+        return _interpolate(real, other, share)
     if given.mask is not None and given.values.dim() == 2 and given.values.dtype != torch.bool:
-        return _join(given, second, share, getattr(transform, "max_length", None))
+        return _join(given, other, share, getattr(transform, "max_length", None))
     raise ValueError(
         f"Mixup cannot mix the modality {name!r}: {given.values.dtype} of shape {tuple(given.values.shape)}. Expected "
         "numbers, uint8 images or sequences of ids. Give its transform a method mix(first, second, share) -> Input."

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mmfuse._record import recorded
+from mmfuse.contracts import Input
 
 MISSING, UNSEEN, FIRST = 0, 1, 2  # codes of a category: an empty cell, one that training never saw, the first known one
 
@@ -68,6 +69,19 @@ class TabularTransform:
     def blank(self) -> Float[Tensor, " width"]:
         """What stands in for an absent sample: a row of empty cells."""
         return torch.zeros(2 * len(self.numbers) + len(self.categories))
+
+    def mix(self, first: Input, second: Input, share: Float[Tensor, " batch"]) -> Input:
+        """For :class:`mmfuse.data.Mixup`: numbers that both have are interpolated; a code between two means nothing.
+
+        Categories, what is missing, and a number that only one has are those of the row with the larger share.
+        """
+        larger = torch.where(share[:, None] >= 0.5, first.values, second.values)
+        numbers = len(self.numbers)
+        both = (first.values * second.values)[:, numbers : 2 * numbers] > 0.5
+        weight = share[:, None].to(larger.dtype)
+        between = weight * first.values[:, :numbers] + (1 - weight) * second.values[:, :numbers]
+        mixed = torch.where(both, between, larger[:, :numbers])
+        return Input(torch.cat([mixed, larger[:, numbers:]], dim=1), first.present)
 
     def _rows(self, values: Sequence[Mapping[str, Any]]) -> Float[Tensor, "row width"]:
         for value in values:
