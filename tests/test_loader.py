@@ -212,6 +212,21 @@ def test_a_worker_that_dies_names_the_row_it_was_reading(act):
     assert len(list(batches)) == 5  # with new workers
 
 
+class Blankless(Number):
+    """A transform with a mistake, which is not in reading a cell."""
+
+    def blank(self):
+        raise RuntimeError("there is no blank")
+
+
+@pytest.mark.plain
+def test_an_error_of_a_workers_own_is_not_taken_for_a_worker_that_hangs():
+    with pytest.raises(RuntimeError, match="there is no blank") as caught:
+        list(load_batches(read_table(rows_of(4)), model_of(x=Blankless()), workers=1))
+
+    assert not isinstance(caught.value, DataError)
+
+
 @pytest.mark.plain
 def test_a_worker_that_hangs_is_ended_in_bounded_time_and_names_its_row():
     hang = OnRow(9, lambda: time.sleep(1000))

@@ -236,7 +236,7 @@ def test_the_losses_of_mixed_batches_pass_over_unknown_labels():
 
 
 def test_categories_and_gaps_of_a_table_are_never_between_two():
-    transform = TabularTransform(numbers={"age": [40, 10], "weight": [70, 5]}, categories={"sex": ["f", "m"]})
+    transform = TabularTransform(numbers={"age": [40.0, 10.0], "weight": [70.0, 5.0]}, categories={"sex": ["f", "m"]})
     rows = [{"age": 30, "weight": None, "sex": "f"}, {"age": 50, "weight": 75, "sex": "m"}]
     batch = Batch({"table": Input(torch.stack([transform(row) for row in rows]), torch.ones(2, dtype=torch.bool))})
 
