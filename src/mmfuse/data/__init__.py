@@ -8,6 +8,7 @@
 from mmfuse.data.collate import collate
 from mmfuse.data.dataset import Sample, TableDataset
 from mmfuse.data.errors import DataError
+from mmfuse.data.inspection import DataReport, inspect
 from mmfuse.data.loader import Loader, load_batches
 from mmfuse.data.mixup import Mixup
 from mmfuse.data.report import ReadReport
@@ -21,6 +22,7 @@ from mmfuse.data.tabular_statistics import tabular_statistics
 
 __all__ = [
     "DataError",
+    "DataReport",
     "Loader",
     "Mixup",
     "ReadReport",
@@ -32,6 +34,7 @@ __all__ = [
     "TableDataset",
     "collate",
     "index_shards",
+    "inspect",
     "load_batches",
     "load_shards",
     "make_synthetic",
