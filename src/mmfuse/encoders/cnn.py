@@ -93,7 +93,7 @@ class CNNEncoder(WrappedEncoder):
         return cls(**require_preset("CNNEncoder", name, PRESETS) | options)
 
     def forward(self, input: Input) -> Features:
-        expected = {"batch": len(input.present), "channel": 3, "height": self.size, "width": self.size}
+        expected = {"batch": input.present.shape[0], "channel": 3, "height": self.size, "width": self.size}
         require_shape("CNNEncoder input", input.values, expected, "Make the images with encoder.transform().")
         grid = run_present("CNNEncoder", self.backbone, self.backbone, self.pixels(input), input.present)
         tokens = self.project(grid.flatten(2).transpose(1, 2))  # (batch, cell, dim)

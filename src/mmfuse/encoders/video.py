@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import nn
 
 from mmfuse._checks import require_axes
@@ -18,12 +19,15 @@ from mmfuse.layers.sequence import SequenceTransformer
 class VideoEncoder(nn.Module):
     r"""Each frame through an image encoder, then a transformer over the frames.
 
-    .. math:: x_t = \operatorname{pool}(E(\text{frame}_t)), \qquad Y = \operatorname{Transformer}(X + p), \qquad
-              \bar{y} = \frac{1}{T} \sum_{t\ \text{real}} y_t
+    .. math:: x_t = \operatorname{LN}(\operatorname{pool}(E(\text{frame}_t))), \qquad
+              Y = \operatorname{Transformer}(X + p), \qquad \bar{y} = \frac{1}{T} \sum_{t\ \text{real}} y_t
 
-    One token stands for one frame. ``pooled`` is the mean of the real ones, which no parameter has to learn, and which
-    without a layer is the consensus of TSN (Wang et al., 2016, https://arxiv.org/abs/1608.00859). Frames that only
-    fill a batch up reach neither the attention nor the statistics of the image encoder.
+    One token stands for one frame. The norm brings any image encoder to the scale of the positions. ``pooled`` is the
+    mean of the real tokens: no parameter has to learn it, and without a layer it is an average over segments, as in
+    TSN (Wang et al., 2016, https://arxiv.org/abs/1608.00859). Frames that only fill a batch up reach neither the
+    attention nor the statistics of the image encoder.
+
+    On few clips and from scratch, image encoders with BatchNorm begin to learn much sooner than ViT and ConvNeXt.
 
     The image encoder runs on ``batch * time`` images at once. Freeze it (``freeze="all"``) to keep no activations of
     it; put it in :class:`~mmfuse.encoders.SkipAbsent` to spend no time on padding:
@@ -68,6 +72,7 @@ class VideoEncoder(nn.Module):
         require_heads("VideoEncoder", self.dim, num_heads)
         self.num_frames = 8 if num_frames is None and fps is None else num_frames
         self.fps, self.max_seconds = fps, max_seconds
+        self.norm = nn.LayerNorm(self.dim)
         self.transformer = SequenceTransformer(self.dim, num_layers, num_heads=num_heads, dropout=dropout)
         self.transform()  # what does not fit together is said now
 
@@ -90,7 +95,8 @@ class VideoEncoder(nn.Module):
         require_axes("VideoEncoder input", input.values, axes, "Make the clips with encoder.transform().")
         mask = token_mask(input)
         frames: Features = self.frame_encoder(Input(input.values.flatten(0, 1), mask.flatten()))
-        tokens = self.transformer(frames.pooled.unflatten(0, mask.shape), mask)
+        vectors = torch.where(mask[..., None], frames.pooled.unflatten(0, mask.shape), 0.0)
+        tokens = self.transformer(self.norm(vectors), mask)
         return Features(tokens, mask, masked_mean(tokens, mask))
 
     def transform(self, train: bool = False) -> VideoTransform:

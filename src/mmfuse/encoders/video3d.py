@@ -127,7 +127,7 @@ class Video3DEncoder(WrappedEncoder):
         return run_network(self.backbone, clips)
 
     def _require_clips(self, input: Input) -> None:
-        expected = {"batch": len(input.present), "time": self.num_frames, "channel": 3}
+        expected = {"batch": input.present.shape[0], "time": self.num_frames, "channel": 3}
         expected |= {"height": self.size, "width": self.size}
         require_shape("Video3DEncoder input", input.values, expected, "Make the clips with encoder.transform().")
         if input.mask is not None:

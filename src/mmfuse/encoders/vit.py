@@ -143,7 +143,7 @@ class ViTEncoder(WrappedEncoder):
         return cls(config, **{"pool": "mean", **options})
 
     def forward(self, input: Input) -> Features:
-        expected = {"batch": len(input.present), "channel": self.channels, "height": self.size, "width": self.size}
+        expected = {"batch": input.present.shape[0], "channel": self.channels, "height": self.size, "width": self.size}
         require_shape("ViTEncoder input", input.values, expected, "Make the images with encoder.transform().")
         tokens = self.backbone(self.pixels(input), **self._options).last_hidden_state
         if self._norm is not None:
