@@ -4,6 +4,7 @@ import io
 import pickle
 import struct
 import zlib
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from PIL import Image, ImageOps
 from torchvision.transforms import v2
 
 from mmfuse._record import arguments_of
-from mmfuse.data.transforms import ImageTransform
+from mmfuse.data.transforms import ImageTransform, _decode_image
 from mmfuse.data.transforms._decode_image import Box, Picture
 from mmfuse.data.transforms._open_image import open_image
 
@@ -250,6 +251,47 @@ def test_a_whole_array_at_once_is_the_same_as_one_by_one(channels, height, width
     assert together.data_ptr() != values.data_ptr() and transform(values[0]).data_ptr() != values.data_ptr()
 
 
+# torchcodec
+
+
+def test_another_decoder_is_used_for_rgb_jpeg_and_pillow_has_the_last_word(monkeypatch, tmp_path):
+    path = tmp_path / "a.jpg"
+    photo(64, 64).save(path)
+    by_pillow = ImageTransform(64)(path)
+    asked = []
+
+    def use(answer):
+        def decode(data):
+            asked.append(data)
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+        monkeypatch.setattr(_decode_image, "_torchcodec", lambda: decode)
+        return ImageTransform(64)
+
+    black = use(torch.zeros(3, 64, 64, dtype=torch.uint8))
+    assert not black(path).any() and not black(path.read_bytes()).any()
+    for other in (Image.open(path), encoded(photo(64, 64), "PNG"), encoded(photo(64, 64).convert("L"))):
+        assert black(other).any()
+    assert asked == [path.read_bytes()] * 2
+
+    for answer in (RuntimeError("no such JPEG"), torch.zeros(3, 32, 64, dtype=torch.uint8)):
+        assert torch.equal(use(answer)(path), by_pillow)
+
+
+@pytest.mark.skipif(not find_spec("torchcodec"), reason="torchcodec is not installed")
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"quality": 30}])
+def test_torchcodec_gives_the_pixels_of_pillow(options, monkeypatch):
+    data = encoded(photo(301, 203), **options)
+
+    by_torchcodec = ImageTransform(64)(data)
+
+    assert _decode_image._torchcodec() is not None
+    monkeypatch.setattr(_decode_image, "_torchcodec", lambda: None)
+    assert difference(by_torchcodec, ImageTransform(64)(data)).max() <= 1
+
+
 # training
 
 
@@ -288,9 +330,9 @@ def test_a_large_jpeg_is_decoded_smaller_but_never_below_what_the_crop_needs(sid
     box = Box(top=50, left=33, height=side, width=side + 7)
 
     with open_image(data) as image:
-        part = Picture(image, scaled=True).cut(box, 32)
+        part = Picture(image, data).cut(box, 32)
     with open_image(data) as image:
-        whole = Picture(image, scaled=True).cut(box)
+        whole = Picture(image, data).cut(box)
 
     assert min(part.shape[1:]) >= 32
     assert side / divisor <= part.shape[1] <= side / divisor + 2
