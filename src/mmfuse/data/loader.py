@@ -119,25 +119,20 @@ class Loader:
         epoch = self.epoch
         self.epoch += 1
         for number, read in enumerate(self._reads(epoch)):
-            if isinstance(read, DataError):
-                try:
-                    raise read
-                finally:
-                    del read  # the error holds this frame: held by it in turn, it would keep the workers alive
             batch = self.dataset.accept(read)
             if self._mix is not None:
                 batch = self._mix(batch, self.dataset.tasks, self.dataset.transforms, (self._seed, epoch, number))
             yield batch
 
-    def _reads(self, epoch: int) -> Iterator[Read | DataError]:
+    def _reads(self, epoch: int) -> Iterator[Read]:
         self._order.epoch = epoch
         if self._workers:
             yield from self._reads_of_workers()
             return
         # A DataLoader would add a third to the time of a batch of features that are in memory.
-        for key in self._order:
-            read = _read(self.dataset, *key)
-            yield read.pin_memory() if self._pin and isinstance(read, Read) else read
+        for epoch, rows in self._order:
+            read = self.dataset.read(rows, epoch)
+            yield read.pin_memory() if self._pin else read
 
     def _start_workers(self) -> None:
         self._flight = Flight(self._workers, self._order.batch_size, self.dataset.place)
@@ -152,7 +147,7 @@ class Loader:
             generator=torch.Generator().manual_seed(self._seed),  # iter() would draw from the global one
         )
 
-    def _reads_of_workers(self) -> Iterator[Read | DataError]:
+    def _reads_of_workers(self) -> Iterator[Read]:
         if self._flight is None or self._flight.broken:
             self._start_workers()
         flight: Any = self._flight
@@ -168,10 +163,10 @@ class Loader:
             self._start_workers()
             raise DataError(message)
 
-    def _watched(self, flight: Flight) -> Iterator[Read | DataError]:
+    def _watched(self, flight: Flight) -> Iterator[Read]:
         batches = iter(self._loader)  # starts the workers
         flight.watch()
-        yield from batches
+        yield from map(_raised, batches)
 
 
 def tell_dropped(batches: Any, stacklevel: int) -> None:
@@ -225,21 +220,26 @@ class _Reader(Dataset):
         return len(self.dataset)
 
     def __getitems__(self, key: tuple[int, list[int]]) -> Read | DataError:
+        """A DataError is handed on as a value: raised in a worker, its message would arrive inside a traceback."""
         epoch, rows = key
         worker = get_worker_info().id  # type: ignore[union-attr]
         self.dataset.mark = self.flight.begin(worker, rows)
         try:
-            return _read(self.dataset, epoch, torch.tensor(rows))
+            return self.dataset.read(torch.tensor(rows), epoch)
+        except DataError as error:
+            return error
         finally:
             self.flight.end(worker)
 
 
-def _read(dataset: BatchDataset, epoch: int, rows: Tensor) -> Read | DataError:
-    """A batch. A DataError is handed on as a value: raised in a worker, its message would be inside a traceback."""
-    try:
-        return dataset.read(rows, epoch)
-    except DataError as error:
-        return error
+def _raised(read: Read | DataError) -> Read:
+    """What a worker has read, or the error that it sent."""
+    if isinstance(read, DataError):
+        try:
+            raise read
+        finally:
+            del read  # the error holds this frame: held by it in turn, it would keep the workers alive
+    return read
 
 
 def _as_it_is(read: Any) -> Any:
