@@ -40,8 +40,9 @@ class ImageTransform:
 
     In evaluation the largest centre square is resized, always from the whole JPEG. With ``crop_scale`` a random part
     is (Inception crops, Szegedy et al., 2015), and a large JPEG is decoded at 1/2, 1/4 or 1/8 of its size where the
-    part still has ``size`` pixels or more: that differs by 1 to 4 of 255 from decoding the whole, and takes two thirds
-    of the time. Where torchcodec is installed, it decodes the other JPEGs in RGB, to the same pixels.
+    part still has ``size`` pixels or more: that takes two thirds of the time, and differs by 2 to 6 of 255 in the mean
+    from decoding the whole, for the most part by a shift of less than one pixel. Where torchcodec is installed, it
+    decodes the other JPEGs in RGB, to the same pixels.
 
     Images are not mirrored unless asked (``flip``), in training neither: a mirrored image can contradict its text ("the
     cup left of the plate") and makes letters unreadable.
