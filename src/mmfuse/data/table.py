@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -181,9 +182,9 @@ class Table:
         """Where some rows, or all, are in the store."""
         if rows is None:
             return torch.arange(len(self)) if self.chosen is None else self.chosen
-        places = rows if isinstance(rows, Tensor) else torch.tensor(list(rows), dtype=torch.int64)
+        places = rows if isinstance(rows, Tensor) else _numbers(rows)
         size = len(self)
-        if places.dtype == torch.bool or places.dim() != 1:
+        if places.dtype not in _INTEGERS or places.dim() != 1:
             raise TypeError(
                 f"{self.name}: rows are chosen by a {places.dtype} tensor with {places.dim()} axes. Expected a list of "
                 "their numbers. Use mask.nonzero().flatten() of a mask."
@@ -192,6 +193,18 @@ class Table:
             raise IndexError(f"{self.name} has rows 0 to {size - 1}. Got {places.min()} to {places.max()}.")
         places = places.long() % size if len(places) else places.long()  # -1 is the last
         return places if self.chosen is None else self.chosen[places]
+
+
+_INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8)
+
+
+def _numbers(rows: Iterable[int]) -> Tensor:
+    """Numbers of rows as a tensor; of another type if they are none, such as a mask."""
+    numbers = list(rows)
+    if set(map(type, numbers)) <= {int}:
+        return torch.tensor(numbers, dtype=torch.int64)
+    array = np.array(numbers)
+    return torch.as_tensor(array.astype(np.int64) if array.dtype.kind == "u" else array)
 
 
 class Rows(Sequence[Mapping[str, Any]]):
