@@ -4,6 +4,7 @@ import csv
 import json
 import pickle
 
+import numpy as np
 import pandas as pd
 import psutil
 import pytest
@@ -65,6 +66,25 @@ def test_statistics_are_those_of_numpy(tmp_path):
     assert found["std"] == pytest.approx(numbers.std(ddof=0), abs=1e-12)
 
 
+@pytest.mark.parametrize("number", ["0.1", "0.7", "1e-30"])
+def test_a_constant_has_the_deviation_one_whatever_the_rounding(number):
+    for rows in range(1, 20):
+        assert read_table({"y": [number] * rows}).statistics("y")["std"] == 1.0
+
+
+def test_paths_are_those_of_the_folder_in_which_the_table_was_read(tmp_path, monkeypatch):
+    for folder in (tmp_path, tmp_path / "other"):
+        folder.mkdir(exist_ok=True)
+        (folder / "a.txt").write_text(folder.name)
+    write(tmp_path / "t.csv", "file\na.txt\n")
+    monkeypatch.chdir(tmp_path)
+    tables = [read_table("t.csv"), read_table([{"file": "a.txt"}]), read_table([{"file": "a.txt"}], root=".")]
+
+    monkeypatch.chdir(tmp_path / "other")
+
+    assert [table.path("a.txt").read_text() for table in tables] == [tmp_path.name] * 3
+
+
 def test_columns_are_renamed_or_declared_absent(tmp_path):
     path = write(tmp_path / "t.csv", "photo,label\na.png,x\n")
 
@@ -99,6 +119,7 @@ def test_a_split_has_every_row_once_and_keeps_groups_together(tmp_path):
             "a,b,a\n1,2,3\n",
             r"t.csv line 1 has columns of one name: \['a'\] \(columns \[1, 3\]\). Expected different",
         ),
+        ("t.csv", "a,b\n\n\n", "t.csv has no rows. Expected at least one below the header"),
         ("t.csv", "a,b\n1,2\n1,2,3\n", "t.csv line 3 has 3 cells. Expected 2, as in the header. Put cells"),
         ("t.csv", b"a\n\xff\xfe\n", "t.csv is not UTF-8 text"),
         ("t.csv", 'y,text\n1,a\n2,"open\n3,b\n', "t.csv line 4 is not CSV: .* Expected quotation marks in pairs. Put"),
@@ -243,6 +264,10 @@ def test_rows_are_chosen_by_their_numbers():
     assert repr(table) == "Table(the list: 5 rows; columns n)"
     with pytest.raises(TypeError, match=r"rows are chosen by a torch.bool tensor .* Use mask.nonzero\(\).flatten\(\)"):
         table.take(torch.ones(5, dtype=torch.bool))
+    assert table.take(np.array([2, 1], dtype=np.uint16)).column("n") == ["2", "1"]
+    for wrong in ([True, False, True, False, False], np.array([True] * 5), [1.7], torch.tensor([1.7])):
+        with pytest.raises(TypeError, match="rows are chosen by a torch.(bool|float..) tensor .* Expected a list of"):
+            table.take(wrong)
     for act in (lambda: table.take([5]), lambda: table.cell(5, "n"), lambda: table.take([0]).cell(1, "n")):
         with pytest.raises(IndexError, match=r"the list has rows 0 to .\. Got "):
             act()

@@ -26,7 +26,8 @@ def statistics_of(cells: Sequence[Any], codes: Tensor) -> tuple[dict[str, float]
     total = sum(counts)
     mean = math.fsum(count * number for count, number in zip(counts, numbers, strict=True)) / total
     squares = (count * (number - mean) ** 2 for count, number in zip(counts, numbers, strict=True))
-    return {"mean": mean, "std": math.sqrt(math.fsum(squares) / total) or 1.0}, None
+    constant = min(numbers) == max(numbers)  # its deviation may still be a rounding error above 0
+    return {"mean": mean, "std": 1.0 if constant else math.sqrt(math.fsum(squares) / total)}, None
 
 
 def _number(cell: Any) -> float:

@@ -28,6 +28,8 @@ def read_csv(path: Path) -> Source:
         for lines, rows in pieces:
             _require_equal_length(path.name, lines, rows, len(header))
             places.append(lines)
+            if not rows:
+                continue  # nothing but empty lines
             for packer, cells in zip(packers, zip(*rows, strict=True), strict=True):
                 packer.add_text(cells)
     columns = {name: packer.column() for name, packer in zip(header, packers, strict=True)}

@@ -57,7 +57,8 @@ def read_table(
     rows = len(next(iter(found.columns.values()), ()))
     if not rows:
         raise DataError(f"{found.name} has no rows. Expected at least one below the header. Is it the right file?")
-    table = Table(found.name, Path(found.root if root is None else root), found.columns, found.lines, outside)
+    folder = Path(found.root if root is None else root).absolute()  # the working folder may change
+    table = Table(found.name, folder, found.columns, found.lines, outside)
     renamed = _rename(table, columns or {})
     if id is not None:
         _require_different_ids(renamed, id)
