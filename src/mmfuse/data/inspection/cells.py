@@ -32,12 +32,12 @@ def some_cells(table: Table, rows: Int[Tensor, " row"], column: str) -> list[Any
         return [_cell(table, row, column) for row in rows.tolist()]
 
 
-def all_cells(table: Table, rows: Int[Tensor, " row"], columns: Sequence[str]) -> Iterator[tuple[int, list[Any]]]:
-    """Row by row its number and its cells, read in blocks."""
-    for some in rows.split(_AT_ONCE):
-        cells = [some_cells(table, some, column) for column in columns]
-        for row, *parts in zip(some.tolist(), *cells, strict=True):
-            yield row, parts
+def blocks(
+    table: Table, rows: Int[Tensor, " row"], columns: Sequence[str], size: int = _AT_ONCE
+) -> Iterator[tuple[Int[Tensor, " row"], list[list[Any]]]]:
+    """Some rows at a time, and their cells column by column."""
+    for some in rows.split(size) if len(rows) else ():
+        yield some, [some_cells(table, some, column) for column in columns]
 
 
 def present_rows(table: Table, columns: Sequence[str]) -> Bool[Tensor, " row"]:

@@ -1,6 +1,7 @@
 """Cells and the content of files as numbers: equal where the content is equal."""
 
 import json
+import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -13,11 +14,13 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from mmfuse.data.inspection.cells import Failed, all_cells, choose, in_threads, present_rows
+from mmfuse.data.inspection.cells import Failed, blocks, choose, in_threads, present_rows
+from mmfuse.data.inspection.findings import KEPT
 from mmfuse.data.inspection.plan import Modality
 from mmfuse.data.table import Table
 
 MOST_FILES = 100_000  # rows of a table whose files are looked at, and of which names are kept
+MISSING = "no such file"  # as the messages of a table's paths begin
 ABSENT, UNKNOWN = -1, -2
 _BLOCK = 2**20  # bytes that are read at once
 _HEAD = 2**16  # bytes by which files of one size are told apart first
@@ -94,21 +97,33 @@ def joined(numbers: Sequence[Int[Tensor, " row"]]) -> Int[Tensor, " row"]:
 def _first_pass(table: Table, modality: Modality, files: _Files, seed: int) -> Contents:
     """Cells that hold their content are hashed at once; files are numbered."""
     here = present_rows(table, modality.columns)
-    rows = here.nonzero().flatten()
-    looked = choose(rows, MOST_FILES if modality.kind not in ("text", "table") else None, seed)
-    numbers = torch.where(here, UNKNOWN, ABSENT)
-    contents = Contents(numbers, torch.full((len(table),), -1))
-    for row, cells in all_cells(table, looked, modality.columns):
-        if modality.takes_path and len(cells) == 1 and isinstance(cells[0], str):
+    most = MOST_FILES if modality.kind not in ("text", "table") else None
+    contents = Contents(torch.where(here, UNKNOWN, ABSENT), torch.full((len(table),), -1))
+    single = len(modality.columns) == 1
+    for rows, columns in blocks(table, choose(here.nonzero().flatten(), most, seed), modality.columns):
+        cells = columns[0] if single else list(zip(*columns, strict=True))
+        failed = {place: part for column in columns for place, part in enumerate(column) if isinstance(part, Failed)}
+        contents.faults.update({int(rows[place]): str(part.error) for place, part in failed.items()})
+        named = [single and modality.takes_path and isinstance(cell, str) for cell in cells]
+        hashed = [i for i, name in enumerate(named) if not name and i not in failed]
+        contents.numbers[rows[hashed]] = torch.tensor([_number(_pieces(cells[i])) for i in hashed], dtype=torch.int64)
+        files.in_cells |= {len(cells[i]) for i in hashed if isinstance(cells[i], bytes)}
+        for place in [i for i, name in enumerate(named) if name]:
             try:
-                contents.names[row] = files.add(table.path(cells[0]))
+                many = len(contents.faults) > KEPT  # to look for the nearest name takes a thousand times as long
+                path = _find(table, cells[place]) if many else table.path(cells[place])
+                contents.names[rows[place]] = files.add(path)
             except (ValueError, OSError) as error:
-                contents.faults[row] = str(error)
-        elif not any(isinstance(cell, Failed) for cell in cells):
-            numbers[row] = _number(_pieces(cells[0] if len(cells) == 1 else cells))
-            if len(cells) == 1 and isinstance(cells[0], bytes):
-                files.in_cells.add(len(cells[0]))
+                contents.faults[int(rows[place])] = str(error)
     return contents
+
+
+def _find(table: Table, cell: str) -> Path:
+    """As ``table.path``; of a missing file it is not said which names are near."""
+    plain = not ("://" in cell or ".." in cell or "\0" in cell or os.path.isabs(cell))
+    if plain and not os.path.lexists(os.path.join(table.root, cell)):
+        raise ValueError(MISSING)
+    return table.path(cell)
 
 
 def _digests(files: _Files, pool: ThreadPoolExecutor | None) -> tuple[Tensor, dict[int, str]]:
@@ -171,4 +186,6 @@ def _pieces(cell: Any) -> list[Any]:
         return [f"image {cell.mode} {cell.size}".encode(), cell.tobytes()]
     if isinstance(cell, list | tuple) and not all(isinstance(part, int | float) for part in cell):
         return [b"several", *(bytes(str(len(p)), "ascii") + p for part in cell for p in _pieces(part))]
+    if isinstance(cell, int | float):
+        return [b"value", repr(cell).encode()]
     return [b"value", json.dumps(cell, default=repr, sort_keys=True).encode("utf-8", "surrogatepass")]

@@ -94,7 +94,8 @@ class Survey:
     name: str
     kind: str
     present: int  # rows that have it
-    looked: int  # rows of which files were opened
+    looked: int  # rows whose values were opened
+    compared: int  # rows whose files were looked for, and whose contents were compared
     spreads: Mapping[str, Spread] = field(default_factory=dict)
     counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # of words, such as the mode of images
     previews: Sequence[Mapping[str, Any]] = ()  # pictures for the HTML page

@@ -5,7 +5,7 @@ from html import escape
 
 from mmfuse.data.inspection.findings import Finding, LabelSurvey, Suggestion, Survey, TableSurvey
 from mmfuse.data.inspection.pictures import draw_histogram, draw_preview
-from mmfuse.data.inspection.text import balance, describe
+from mmfuse.data.inspection.text import balance, describe, sampled
 
 MOST = 50  # bars of a chart
 
@@ -90,7 +90,7 @@ def _bars(counts: object) -> str:
 
 
 def _survey(survey: Survey) -> str:
-    looked = f", a sample of {survey.looked} was opened" if survey.looked < survey.present else ""
+    looked = f", {sampled(survey)}" if sampled(survey) else ""
     head = f"<h3>{escape(survey.name)} <small>{escape(survey.kind)}; {survey.present} rows have it{looked}</small></h3>"
     shown = "".join(
         f"<div>{draw_preview(picture)}<small>line {picture['line']}</small></div>" for picture in survey.previews

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmfuse.data.inspection.cells import Failed, all_cells, choose, in_threads, present_rows, value_of
-from mmfuse.data.inspection.contents import Contents
+from mmfuse.data.inspection.cells import Failed, blocks, choose, in_threads, present_rows, value_of
+from mmfuse.data.inspection.contents import MISSING, Contents
 from mmfuse.data.inspection.findings import KEPT, Finding, Survey, spread_of
 from mmfuse.data.inspection.measure import measure
 from mmfuse.data.inspection.pictures import preview
@@ -43,18 +43,19 @@ def survey_modality(
     """
     here = present_rows(table, modality.columns)
     findings = [*_rare(table, modality, here), *_refused(table, modality, contents)]
-    usable = here.clone()
-    usable[list(contents.faults)] = False
+    usable = contents.numbers >= 0  # files that are missing, or were not looked for, are not opened
     rows = choose(usable.nonzero().flatten(), sample, seed)
     measured, numbers, previews, faults = _measure_all(table, modality, rows, pool)
     if modality.kind == "text":
         numbers |= _letters(table, modality, here.nonzero().flatten())
     findings += _unreadable(table, modality, faults)
-    looked = int(here.sum()) if len(rows) == int(usable.sum()) else len(rows)  # refused files were looked at, too
     findings += unusual(table, modality, numbers, measured)
     spreads = {name: spread for name, (_, values) in numbers.items() if (spread := spread_of(values))}
     counts = {name: dict(Counter(words.values()).most_common(KEPT)) for name, words in measured.items()}
-    return Survey(modality.name, modality.kind, int(here.sum()), looked, spreads, counts, previews), findings
+    compared = int(usable.sum()) + len(contents.faults)
+    looked = compared if len(rows) == int(usable.sum()) else len(rows)
+    kept = Survey(modality.name, modality.kind, int(here.sum()), looked, compared, spreads, counts, previews)
+    return kept, findings
 
 
 Numbers = dict[str, tuple[Any, Any]]  # name -> rows and values
@@ -100,20 +101,24 @@ def _found(
         except Exception as error:
             return row, str(error) or type(error).__name__, None
 
-    for some in rows.split(256):  # so that few values are held at a time
-        yield from in_threads(pool, look, all_cells(table, some, modality.columns))
+    for some, columns in blocks(table, rows, modality.columns, 256):  # so that few values are held at a time
+        yield from in_threads(pool, look, zip(some.tolist(), zip(*columns, strict=True), strict=True))
 
 
 def _letters(table: Table, modality: Modality, rows: Tensor) -> Numbers:
     """Letters and words of all texts."""
-    letters, words = np.zeros(len(rows)), np.zeros(len(rows))
-    for place, (_, cells) in enumerate(all_cells(table, rows, modality.columns)):
-        for cell in cells:
-            if cell is not None and not isinstance(cell, Failed):
-                text = cell.decode("utf-8", "replace") if isinstance(cell, bytes) else str(cell)
-                letters[place] += len(text)
-                words[place] += len(text.split())
-    return {"letters": (rows.numpy(), letters), "words": (rows.numpy(), words)}
+    letters, words = [np.zeros(0)], [np.zeros(0)]
+    for _, columns in blocks(table, rows, modality.columns):
+        texts = [[_as_text(cell) for cell in column] for column in columns]
+        letters.append(np.sum([[len(text) for text in column] for column in texts], axis=0))
+        words.append(np.sum([[len(text.split()) for text in column] for column in texts], axis=0))
+    return {"letters": (rows.numpy(), np.concatenate(letters)), "words": (rows.numpy(), np.concatenate(words))}
+
+
+def _as_text(cell: Any) -> str:
+    if cell is None or isinstance(cell, Failed):
+        return ""
+    return cell.decode("utf-8", "replace") if isinstance(cell, bytes) else str(cell)
 
 
 def _rare(table: Table, modality: Modality, here: Tensor) -> list[Finding]:
@@ -132,7 +137,7 @@ def _rare(table: Table, modality: Modality, here: Tensor) -> list[Finding]:
 
 
 def _refused(table: Table, modality: Modality, contents: Contents) -> list[Finding]:
-    missing = {row: text for row, text in contents.faults.items() if text.startswith("no such file")}
+    missing = {row: text for row, text in contents.faults.items() if text.startswith(MISSING)}
     refused = {row: text for row, text in contents.faults.items() if row not in missing}
     found = []
     if missing:

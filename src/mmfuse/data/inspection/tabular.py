@@ -47,7 +47,7 @@ def survey_table(table: Table, modality: Modality, train: Table | None = None) -
             findings += _wrong(table, column, cells, codes, wrong, _UNSEEN)
     if any(missing.values()):
         counts["missing cells"] = {column: number for column, number in missing.items() if number}
-    return Survey(modality.name, "table", int(here.sum()), rows, spreads, counts), findings
+    return Survey(modality.name, "table", int(here.sum()), rows, rows, spreads, counts), findings
 
 
 _NO_NUMBER = ("no number", "cells are no finite numbers: {}. Mend or empty them, or make the column a category.", True)

@@ -33,6 +33,18 @@ def describe(survey: Survey) -> dict[str, str]:
     return found
 
 
+def sampled(survey: Survey) -> str:
+    """Which numbers are of a part of the rows only."""
+    parts = []
+    if survey.looked < survey.compared:
+        parts.append(f"a sample of {survey.looked} of {survey.present} rows was opened")
+    if survey.compared < survey.present:
+        parts.append(f"{survey.compared} rows were looked for and compared")
+    if parts and survey.kind == "text":
+        parts.append("letters and words are of all")
+    return ", ".join(parts)
+
+
 def balance(label: LabelSurvey) -> str:
     """How labels are spread, in a line."""
     if label.spread is not None:
@@ -67,7 +79,7 @@ def _label(label: LabelSurvey, rows: int) -> str:
 def _survey(survey: Survey) -> list[str]:
     if not survey.present:
         return []
-    looked = f" (a sample of {survey.looked} of {survey.present} rows)" if survey.looked < survey.present else ""
+    looked = f" ({sampled(survey)})" if sampled(survey) else ""
     parts = "; ".join(f"{name} {text}" for name, text in describe(survey).items())
     return [shorten(f"{survey.name}{looked}: {_visible(parts)}", 300, placeholder=" ...").join(["  ", ""])]
 
