@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_loader import Number, model_of
 
-from mmfuse.data import DataError, read_table
+from mmfuse.data import DataError, load_batches, read_table
 
 datasets = pytest.importorskip("datasets")
 
@@ -126,6 +127,31 @@ def test_a_whole_column_can_come_from_the_dataset_itself():
     assert table.statistics("label")["mean"] == 0.4
     assert dataset.read == [0]
     assert len(table.column("image")) == 5
+
+
+def test_a_batch_does_not_ask_for_a_whole_column():
+    class Whole(Squares):
+        asked = ()
+
+        def column(self, name):
+            self.asked = (*self.asked, name)
+            return [self[row][name] for row in range(5)]
+
+    dataset = Whole()
+    table = read_table(dataset)
+
+    assert [cell.tolist() for cell in table.cells([3, 1], "image")] == [[[3, 3]] * 2, [[1, 1]] * 2]
+    assert dataset.asked == () and dataset.read == [0, 3, 1]
+    assert table.take([1, 3]).classes("label") == ["1"]
+    assert dataset.asked == ("label",)
+
+
+def test_to_look_for_a_modality_does_not_read_the_dataset():
+    dataset = Squares(1000)
+
+    load_batches(read_table(dataset), model_of({}, image=Number()), train=True)
+
+    assert len(dataset.read) < 100
 
 
 class Broken(Squares):

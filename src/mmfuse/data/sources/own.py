@@ -27,7 +27,7 @@ def read_dataset(dataset: Any) -> Source:
 
 
 class OwnColumn:
-    """One key of the items. Labels are read at once: by ``dataset.column(name)`` if there is one, else item by item."""
+    """One key of the items. A whole column, such as the labels, is ``dataset.column(name)`` if there is one."""
 
     def __init__(self, rows: "_Rows", name: str) -> None:
         self.rows = rows
@@ -40,13 +40,17 @@ class OwnColumn:
         return self.rows.cells([row], self.name)[0]
 
     def cells(self, rows: Tensor) -> list[Any]:
-        whole = self.rows.dataset.column(self.name) if hasattr(self.rows.dataset, "column") else None
-        if whole is not None:
+        if len(rows) == len(self) and (whole := self._whole()) is not None:
             return [_cell(whole[row]) for row in rows.tolist()]
         return [cell for some in rows.split(_AT_ONCE) for cell in self.rows.cells(some.tolist(), self.name)]
 
     def distinct(self, rows: Tensor) -> tuple[list[Any], Tensor]:
-        return distinct_cells(self.cells(rows))
+        whole = self._whole()
+        return distinct_cells(self.cells(rows) if whole is None else [_cell(whole[row]) for row in rows.tolist()])
+
+    def _whole(self) -> Any:
+        """Never for a few rows: it may be made anew each time."""
+        return self.rows.dataset.column(self.name) if hasattr(self.rows.dataset, "column") else None
 
     def array(self) -> None:
         return None
