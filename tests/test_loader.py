@@ -71,6 +71,15 @@ def test_a_dataset_gives_whole_batches_to_a_plain_data_loader():
         dataset.__getitems__([(0, 1), (1, 1)])
 
 
+def test_a_row_may_be_counted_from_the_end():
+    dataset = TableDataset(read_table(rows_of(5)), {"text": Letters()}, {"y": Classification(4, ["a", "b"])})
+
+    assert torch.equal(dataset[-1].inputs["text"], dataset[4].inputs["text"])
+    assert dataset[-2].targets["y"] == 1
+    with pytest.raises(IndexError):
+        dataset[-6]
+
+
 def test_the_values_of_a_batch_come_in_one_call():
     letters = Letters()
 

@@ -62,6 +62,7 @@ class TableDataset(BatchDataset):
     def __getitem__(self, key: Key) -> Sample:
         """The sample of ``(epoch, row)``, or of a row in epoch 0; what cannot be read is absent or raises."""
         epoch, row = key if isinstance(key, tuple) else (0, key)
+        row = range(len(self))[row]  # -1 is the last
         problems = Problems(self, [row])
         values, _ = self._values(torch.tensor([row]), epoch, problems)
         inputs = {name: part.tensors[0] for name, part in values.items()}
