@@ -80,6 +80,22 @@ def test_answers_stand_beside_their_rows_and_can_be_written(tmp_path):
     assert json.loads(lines[0]) == pytest.approx(rows[0])
 
 
+def test_numbers_of_a_row_stand_beside_its_answers_and_arrays_do_not():
+    model = make_model()
+    cells = {
+        "id": np.arange(3),
+        "age": np.array([1.5, np.nan, 2]),
+        "pixels": np.zeros((3, 4)),
+        "text": ["a", None, "b"],
+    }
+
+    rows = predict(model, load_batches(read_table(cells, columns={"image": None, "audio": None}), model, batch_size=2))
+
+    assert [row["id"] for row in rows] == [0, 1, 2]
+    assert [row["age"] for row in rows] == [1.5, None, 2.0]
+    assert "pixels" not in rows[0]
+
+
 def test_every_part_of_a_model_is_left_as_it_was_found(tmp_path):
     table = read_table(write_rows(tmp_path))
     model = make_model().train()

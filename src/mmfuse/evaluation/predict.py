@@ -6,11 +6,16 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from mmfuse._checks import require_choice
 from mmfuse.contracts import Batch
 from mmfuse.data.loader import Loader
 from mmfuse.evaluation.collect import collect, finite_answers
 from mmfuse.model import MultimodalModel
+
+_PLAIN = str | int | float | list | None  # cells that can be written down
+_AT_ONCE = 64  # rows
 
 
 def predict(model: MultimodalModel, batches: Iterable[Batch], *, hide: Collection[str] = ()) -> list[dict[str, Any]]:
@@ -59,9 +64,12 @@ def _cells(dataset: Any, count: int) -> list[dict[str, Any]]:
     table = getattr(dataset, "table", None)
     if table is None:
         return [{} for _ in range(count)]
-    columns = {name: table.column(name) for name in table.columns if table.array(name) is None}
-    plain = str | int | float | list | None
-    return [{n: c[row] for n, c in columns.items() if isinstance(c[row], plain)} for row in range(count)]
+    rows: list[dict[str, Any]] = []
+    for some in torch.arange(count).split(_AT_ONCE):  # all pictures of a table would fill the memory
+        columns = [table.cells(some, name) for name in table.columns]
+        named = (zip(table.columns, cells, strict=True) for cells in zip(*columns, strict=True))
+        rows += ({name: cell for name, cell in row if isinstance(cell, _PLAIN)} for row in named)
+    return rows
 
 
 def write_rows(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
