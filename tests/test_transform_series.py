@@ -167,6 +167,16 @@ def test_nothing_is_interpolated_in_a_long_gap():
         SeriesTransform(1, times=0, rate_hz=2, max_gap_s=1.5)(cell)
 
 
+@pytest.mark.parametrize(("start", "rate_hz"), [(0.0, 10), (1.7e9 + 0.123, 10), (1.7e9, 1000)])
+def test_rounded_times_neither_make_gaps_nor_lose_the_last_step(start, rate_hz):
+    for steps in range(2, 60):
+        seconds = start + np.arange(steps) / rate_hz
+
+        series = SeriesTransform(1, times=0, rate_hz=rate_hz, max_gap_s=1 / rate_hz)(np.c_[seconds, np.ones(steps)])
+
+        assert torch.equal(series, torch.ones(steps, 1))
+
+
 def test_each_channel_is_interpolated_between_its_own_observations():
     cell = [[0.0, 0.0, 3.0], [0.5, None, 4.0], [1.0, 2.0, None]]
 

@@ -19,7 +19,8 @@ def to_even_rate(
     Each channel is interpolated between its own observations (NaN is none), and is NaN where the two around a moment
     are further apart than ``max_gap_s``, and before the first and after the last.
     """
-    count = int((seconds[-1] - seconds[0]) * rate_hz + 1e-6) + 1
+    near = 1e-6 / rate_hz + 2 * np.spacing(np.abs(seconds).max())  # seconds since 1970 are rounded to 2e-7
+    count = int((seconds[-1] - seconds[0] + near) * rate_hz) + 1
     if count * channels.shape[1] * 8 > max_bytes:
         raise ValueError(
             f"The series lasts {seconds[-1] - seconds[0]:g} seconds: {count} steps at {rate_hz:g} Hz, "
@@ -27,7 +28,7 @@ def to_even_rate(
             "Are its times in seconds? Give a lower rate_hz, or raise max_bytes."
         )
     grid = seconds[0] + np.arange(count) / rate_hz
-    return np.stack([_interpolated(grid, seconds, channel, max_gap_s, 1e-6 / rate_hz) for channel in channels.T], 1)
+    return np.stack([_interpolated(grid, seconds, channel, max_gap_s, near) for channel in channels.T], 1)
 
 
 def _interpolated(grid: Any, seconds: Any, channel: Any, max_gap_s: int | float, near: float) -> Any:
@@ -37,7 +38,7 @@ def _interpolated(grid: Any, seconds: Any, channel: Any, max_gap_s: int | float,
     known, values = seconds[seen], channel[seen]
     after = np.searchsorted(known, grid).clip(max=len(known) - 1)
     before = np.where(known[after] > grid, after - 1, after).clip(min=0)
-    inside = (known[before] <= grid) & (grid <= known[after]) & (known[after] - known[before] <= max_gap_s)
+    inside = (known[before] <= grid) & (grid <= known[after]) & (known[after] - known[before] <= max_gap_s + near)
     exact = np.minimum(np.abs(known[before] - grid), np.abs(known[after] - grid)) <= near
     return np.where(inside | exact, np.interp(grid, known, values), np.nan)
 
