@@ -268,6 +268,7 @@ def test_arrays_of_one_shape_become_one_array_and_mapped_ones_stay_on_the_disk(t
     assert table.column("n") == [2, 1, 0]
     assert read_table([{"x": np.ones(3)}, {"x": np.zeros(3)}]).array("x").shape == (2, 3)
     assert read_table({"big": np.array([1.5, 2.5], ">f8")}).column("big") == [1.5, 2.5]
+    assert read_table({"id": np.array([2**63 + 5, 3], np.uint64)}).column("id") == ["9223372036854775813", "3"]
 
 
 def test_pictures_and_pairs_of_sound_and_rate_stay_objects():
@@ -279,6 +280,7 @@ def test_pictures_and_pairs_of_sound_and_rate_stay_objects():
     assert table.cell(0, "audio") is sound
     assert table.column("file") == [b"RIFF", None]
     assert table.distinct("image")[1].tolist() == [0, -1]
+    assert read_table({"x": [np.zeros(2), float("nan"), pd.NA, picture]}).column("x")[1:] == [None, None, picture]
 
 
 @pytest.mark.plain

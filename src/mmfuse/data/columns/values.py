@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mmfuse.data.columns.arrays import ArrayColumn, RaggedColumn
 from mmfuse.data.columns.objects import ObjectColumn
-from mmfuse.data.columns.packed import PackedColumn, Packer, packable
+from mmfuse.data.columns.packed import PackedColumn, Packer, is_missing, packable
 
 
 def column_of(values: Any) -> ArrayColumn | RaggedColumn | PackedColumn | ObjectColumn:
@@ -22,12 +22,15 @@ def column_of(values: Any) -> ArrayColumn | RaggedColumn | PackedColumn | Object
     if isinstance(values, Tensor):
         return ArrayColumn(values.detach().cpu())
     if isinstance(values, np.ndarray):
-        return ArrayColumn(as_tensor(values), numpy=True) if values.dtype.kind in "biuf" else column_of(values.tolist())
+        # Identifiers of 64 bits become text, as those of Parquet: torch cannot count up to them.
+        whole = values.dtype.kind in "biuf" and not (values.dtype == np.uint64 and (values > 2**63 - 1).any())
+        return ArrayColumn(as_tensor(values), numpy=True) if whole else column_of(values.tolist())
     values = [_plain(value) for value in values]
     if all(map(packable, values)):
         packer = Packer()
         packer.add(values)
         return packer.column()
+    values = [None if is_missing(value) else value for value in values]
     return _joined(values) if _of_one_kind(values) else ObjectColumn(values)
 
 
