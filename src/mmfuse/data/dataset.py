@@ -19,8 +19,8 @@ __all__ = ["Sample", "TableDataset"]
 class TableDataset(BatchDataset):
     """Batches and samples of a table, made when asked for.
 
-    All randomness of a sample is a function of ``(seed, epoch, row)``, so that it does not depend on the number of
-    workers or on what was read before. Labels are encoded at once: a label that is not a class is an error before
+    All randomness in a cell is a function of ``(seed, epoch, row, modality)``, so that it does not depend on the number
+    of workers or on what was read before. Labels are encoded at once: a label that is not a class is an error before
     training starts.
 
     Args:

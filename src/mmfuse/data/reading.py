@@ -39,6 +39,7 @@ class CellReader:
         self.columns: tuple[str, ...] = (name,) if several is None else tuple(several)
         for column in self.columns:
             table.require_column(column)
+        self._name = name
         self._several = several is not None
         self._table = table
         self._stores = [table.store[column] for column in self.columns]
@@ -127,7 +128,7 @@ class CellReader:
         with Seeded(enabled=self._transform.random) as generators:
             for place, (row, cell) in enumerate(zip(rows, cells, strict=True)):
                 mark[0] = row
-                generators.seed(self._seed, epoch, row)
+                generators.seed(self._seed, epoch, row, self._name)
                 found.append(None if cell is None else self._read_one(cell, place, fail))
         return _as_values(found)
 

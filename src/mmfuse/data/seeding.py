@@ -26,7 +26,7 @@ class Seeded:
         self._states = _states() if self.enabled and get_worker_info() is None else None
         return self
 
-    def seed(self, *key: int) -> None:
+    def seed(self, *key: int | str) -> None:
         """Seed all of them with a number that is a function of ``key``."""
         if not self.enabled:
             return

@@ -35,8 +35,8 @@ class ShardRead(Read):
 class ShardDataset(BatchDataset):
     """Batches of shards. Those of one window of the order are read in one pass, and wait as they were in the shard.
 
-    A row is the number of a sample among all samples of all shards, and all randomness of a sample is a function of
-    ``(seed, epoch, row)``. Any order of asking is right; the one of ``order`` reads every byte once.
+    A row is the number of a sample among all samples of all shards, and all randomness in a cell is a function of
+    ``(seed, epoch, row, modality)``. Any order of asking is right; the one of ``order`` reads every byte once.
 
     Args:
         shards: what is read.
