@@ -192,6 +192,28 @@ def test_all_that_is_random_is_the_same_in_any_number_of_workers(workers):
     assert all(len(values[:, column].unique()) == 20 for column in range(4))
 
 
+def test_modalities_of_a_row_draw_different_numbers():
+    table = read_table([{"left": str(i), "right": str(i)} for i in range(9)])
+
+    (batch,) = load_batches(table, model_of({}, left=Noise(), right=Noise()))
+
+    assert (batch.inputs["left"].values[:, 1:] != batch.inputs["right"].values[:, 1:]).all()
+
+
+def test_a_pass_that_lost_its_workers_to_another_one_says_so():
+    batches = load_batches(read_table(rows_of(8)), model_of(x=Number()), batch_size=2, workers=1)
+    first, alone = iter(batches), load_batches(read_table(rows_of(8)), model_of(x=Number()), batch_size=2)
+    next(first)
+
+    second = list(batches)
+
+    same(second, list(alone))
+    with pytest.raises(
+        RuntimeError, match="after another has begun. Expected one pass at a time, .* workers=0"
+    ):
+        next(first)
+
+
 @pytest.mark.plain  # the shape checks draw from Python's generator, too
 @pytest.mark.parametrize("make", [lambda t: load_batches(t, model_of(x=Noise())), lambda t: own()])
 def test_reading_leaves_every_global_generator_as_it_was(make):

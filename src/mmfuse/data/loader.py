@@ -111,6 +111,7 @@ class Loader:
         self._timeout = timeout
         self._pin = torch.cuda.is_available()
         self._flight: Flight | None = None
+        self._pass = object()  # the one for which the workers read
 
     def __len__(self) -> int:
         return len(self._order)
@@ -166,7 +167,14 @@ class Loader:
     def _watched(self, flight: Flight) -> Iterator[Read]:
         batches = iter(self._loader)  # starts the workers
         flight.watch()
-        yield from map(_raised, batches)
+        self._pass = this = object()
+        for read in batches:
+            yield _raised(read)
+            if self._pass is not this:  # the workers read for that one now
+                raise RuntimeError(
+                    "A pass over a Loader goes on after another has begun. Expected one pass at a time, since both "
+                    "share the workers. Use workers=0, or a Loader for each."
+                )
 
 
 def tell_dropped(batches: Any, stacklevel: int) -> None:
