@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mmfuse._record import arguments_of
-from mmfuse.data.transforms import Augment, Crop, Jitter, Scaling, SeriesTransform
+from mmfuse.data.transforms import Augment, Crop, FeatureTransform, Jitter, Scaling, SeriesTransform
 
 NAN = float("nan")
 GAPPY = torch.tensor([[1.0, 2.0], [NAN, 3.0], [5.0, NAN], [2.0, 1.0]])
@@ -113,6 +113,15 @@ def test_survives_pickle_and_remembers_how_it_was_built(name):
 
 
 @pytest.mark.plain
+def test_a_step_that_works_in_place_does_not_change_the_table():
+    series = torch.ones(3, 2)
+    augment = Augment(FeatureTransform(2, sequence=True), [lambda tensor: tensor.mul_(2)])
+
+    assert augment(series).tolist() == [[2.0, 2.0]] * 3
+
+    assert series.tolist() == [[1.0, 1.0]] * 3
+
+
 def test_says_what_is_wrong():
     with pytest.raises(ValueError, match=r"Crop got share=0\. Expected a share above 0 and up to 1\. Try share=0\.9"):
         Crop(0)

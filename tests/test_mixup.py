@@ -1,5 +1,6 @@
 """Mixup over all modalities and labels, against its equations."""
 
+import pickle
 import random
 from types import SimpleNamespace
 
@@ -10,7 +11,7 @@ from tiny_loader import Letters, Number, model_of
 from mmfuse import Batch, Features, Fused, Input, Output, Target
 from mmfuse.data import Mixup, load_batches, read_table
 from mmfuse.data.mixup import draw_partners, mix_batch
-from mmfuse.data.transforms import TabularTransform
+from mmfuse.data.transforms import Augment, TabularTransform
 from mmfuse.losses import task_losses
 from mmfuse.tasks import Classification, EachModality, EvidentialClassification, MultiLabel, Regression
 
@@ -244,6 +245,18 @@ def test_categories_and_gaps_of_a_table_are_never_between_two():
 
     # age, weight, age known, weight known, sex
     assert found.inputs["table"].values.tolist() == [[-0.5, 0.0, 1.0, 0.0, 2.0], [-0.5, 0.0, 1.0, 0.0, 2.0]]
+
+
+def test_what_is_augmented_is_mixed_as_its_transform_says():
+    table = TabularTransform(categories={"ward": ["a", "b", "c"]})
+    text = SimpleNamespace(max_length=6, takes_path=False, padding=0)
+
+    augmented = pickle.loads(pickle.dumps(Augment(table, [])))
+
+    given = Input(torch.tensor([[2.0], [4.0]]), torch.ones(2, dtype=torch.bool))
+    found = mix_batch(Batch({"x": given}, {}), torch.tensor([1, 0]), torch.tensor([0.6, 0.3]), {}, {"x": augmented})
+    assert found.inputs["x"].values.tolist() == [[2.0], [2.0]]
+    assert Augment(text, []).max_length == 6
 
 
 def test_frames_that_are_not_real_count_as_zeros():

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from mmfuse._record import recorded
 
+OPTIONAL = ("columns", "max_length", "mix")  # the last two are for Mixup
+
 
 @recorded
 class Augment:
@@ -40,8 +42,9 @@ class Augment:
         self.steps = list(steps)
         self.takes_path: bool = transform.takes_path
         self.padding: float | None = transform.padding
-        if hasattr(transform, "columns"):
-            self.columns: tuple[str, ...] = transform.columns
+        for name in OPTIONAL:
+            if hasattr(transform, name):
+                setattr(self, name, getattr(transform, name))
         self._finish = getattr(transform, "finish", None)
         self._last = [step for step in steps if self._finish and getattr(step, "after", False)]
         self._first = [step for step in steps if step not in self._last]
@@ -52,7 +55,8 @@ class Augment:
     def batch(self, values: Sequence[Any]) -> tuple[list[Tensor], list[int]]:
         """All values of a batch, and how much each has lost, as the transform counts it."""
         tensors, lost = self._make(values)
-        return [self._change(tensor) for tensor in tensors], lost
+        # Tensors may lie in the table, where a step that works in place would change them for good.
+        return [self._change(tensor.clone()) for tensor in tensors], lost
 
     def blank(self) -> Tensor:
         """What stands in for an absent sample."""
