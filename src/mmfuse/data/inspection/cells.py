@@ -57,7 +57,7 @@ def value_of(table: Table, modality: Modality, cells: Sequence[Any]) -> Any:
     return cells[0]
 
 
-def choose(rows: Int[Tensor, " row"], most: int | None, seed: int) -> Int[Tensor, " row"]:
+def choose(rows: Int[Tensor, " row"], most: int | None, seed: int) -> Int[Tensor, " chosen"]:
     """At most so many of some rows, at random, in their order."""
     if most is None or len(rows) <= most:
         return rows

@@ -111,7 +111,7 @@ def _first_pass(table: Table, modality: Modality, files: _Files, seed: int) -> C
         for place in [i for i, name in enumerate(named) if name]:
             try:
                 many = len(contents.faults) > KEPT  # to look for the nearest name takes a thousand times as long
-                path = _find(table, cells[place]) if many else table.path(cells[place])
+                path = _find(table, str(cells[place])) if many else table.path(cells[place])
                 contents.names[rows[place]] = files.add(path)
             except (ValueError, OSError) as error:
                 contents.faults[int(rows[place])] = str(error)

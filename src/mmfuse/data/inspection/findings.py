@@ -75,15 +75,13 @@ def spread_of(numbers: Any) -> Spread | None:
     values = values[np.isfinite(values)]
     if not len(values):
         return None
-    quantiles = np.quantile(values, list(QUANTILES.values()))
-    low, high = float(values.min()), float(values.max())
-    bars, edges = np.histogram(values / 2, bins=BINS if high > low else 1)  # half: the range of float64 may overflow
+    power = int(np.frexp(np.abs(values).max())[1])
+    small = np.ldexp(values, -power)  # below 1, exactly: sums and differences of the largest numbers would overflow
+    bars, edges = np.histogram(small, bins=BINS if small.max() > small.min() else 1)
+    quantiles = np.ldexp(np.quantile(small, list(QUANTILES.values())), power).tolist()
+    mean = float(np.ldexp(small.mean(), power))
     return Spread(
-        len(values),
-        float(np.mean(values / 2) * 2),
-        dict(zip(QUANTILES, quantiles.tolist(), strict=True)),
-        (edges * 2).tolist(),
-        bars.tolist(),
+        len(values), mean, dict(zip(QUANTILES, quantiles, strict=True)), np.ldexp(edges, power).tolist(), bars.tolist()
     )
 
 
