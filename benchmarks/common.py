@@ -237,7 +237,7 @@ def table(rows: Iterable[Row]) -> str:
     lines = ["| what | ours | other | ratio | target | met |", "|---|---:|---:|---:|---:|---|"]
     for row in rows:
         met, note = {None: "", True: "yes", False: "no"}[row.met], f" ({row.note})" if row.note else ""
-        target = "" if row.target is None else f"{row.target:g}"
+        target = "" if row.target is None else f"{'>= ' * row.at_least}{row.target:g}"
         ours, other = (f"{value:.4g} {row.unit}".rstrip() for value in (row.ours, row.other))
         ratio = f"{row.ratio:.0e}" if 0 < row.ratio < 0.005 else f"{row.ratio:.2f}"
         lines.append(f"| {row.name}{note} | {ours} | {other} | {ratio} | {target} | {met} |")
