@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import zipfile
 from collections import Counter
 from html.parser import HTMLParser
 
@@ -17,7 +18,15 @@ from mmfuse.data import DataError, inspect, read_table
 from mmfuse.data.inspection import contents as contents_module
 from mmfuse.data.inspection.contents import contents_of
 from mmfuse.data.inspection.plan import Modality
-from mmfuse.data.transforms import FeatureTransform, SeriesTransform, TextTransform, VolumeTransform, train_tokenizer
+from mmfuse.data.transforms import (
+    AudioTransform,
+    FeatureTransform,
+    ImageTransform,
+    SeriesTransform,
+    TextTransform,
+    VolumeTransform,
+    train_tokenizer,
+)
 from mmfuse.tasks import Classification, MultiLabel, Regression
 
 HOW = {
@@ -186,9 +195,25 @@ def test_suggestions_fit_the_data_and_have_a_reason(report):
     assert values[("image", "size")] == 24
     assert values[("audio", "rate_hz")] == 8000
     assert values[("series", "channels")] == 3
-    assert values[("series", "reading")] == {"gaps": "keep"}
+    assert values[("series", "gaps")] == "keep"
     assert values[("text", "max_length")] % 8 == 0
     assert all(part.reason for part in report.suggestions)
+
+
+def test_what_is_suggested_builds_transforms_that_read_the_data(tables, report):
+    train = tables[0]
+    how = {
+        "image": ImageTransform(**report.settings("image")),
+        "audio": AudioTransform(**report.settings("audio")),
+        "series": SeriesTransform(**report.settings("series")),
+        "text": TextTransform(train_tokenizer(["row number"]), **report.settings("text")),
+    }
+
+    again = inspect(train, how)
+
+    assert {part.kind for part in again.problems} == {"missing file", "refused file", "unreadable"}
+    assert of(again, "unreadable") == of(report, "unreadable")
+    assert report.settings("nothing") == {}
 
 
 def test_json_is_strict_and_comes_back_equal(report, tmp_path):
@@ -512,6 +537,25 @@ def test_only_so_many_files_are_looked_for(tmp_path, monkeypatch):
     assert missing.count == 30
     assert len(missing.lines) == 20
     assert "30 rows were looked for and compared" in str(report)
+
+
+def test_bombs_are_refused_by_their_headers(tmp_path):
+    Image.new("1", (8000, 8000)).save(tmp_path / "a.png")
+    with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x.npy", _npy_header((2**40,)))
+    (tmp_path / "a.npy").write_bytes(_npy_header((2**40,)))
+    (tmp_path / "t.csv").write_text("image,one,two\na.png,a.npz,a.npy\n")
+
+    report = inspect(read_table(tmp_path / "t.csv"), {"image": "image", "one": "series", "two": "feature"})
+
+    assert [part.column for part in report.problems] == ["image", "one", "two"]
+    assert "64000000 pixels. Expected at most" in report.problems[0].details[0]
+    assert not any(part.previews for part in report.table.modalities)
+
+
+def _npy_header(shape):
+    header = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode()
 
 
 def test_numbers_with_nothing_finite_make_no_spread():

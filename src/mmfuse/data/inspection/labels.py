@@ -41,7 +41,8 @@ def survey_labels(table: Table, label: Label, train: LabelSurvey | None = None) 
         train: the labels of the training table, where this is another one: it has to have all classes.
     """
     if label.name not in table.columns:
-        return LabelSurvey(label.name, label.kind, 0, len(table)), []
+        survey = LabelSurvey(label.name, label.kind, 0, len(table))
+        return survey, _few(table, survey) if train is None else []
     seen = _Cells(*_distinct(table, label.name))
     known = int((seen.codes >= 0).sum())
     classes, spread, wrong = _contents(label, seen, train)

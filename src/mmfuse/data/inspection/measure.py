@@ -10,6 +10,7 @@ import numpy as np
 from mmfuse.data.inspection.plan import Modality
 from mmfuse.data.transforms._arrays import MAX_BYTES, read_array, read_steps
 from mmfuse.data.transforms._decode_audio import Limits, decode
+from mmfuse.data.transforms._decode_image import Picture
 from mmfuse.data.transforms._open_image import open_image
 from mmfuse.data.transforms._series_cells import read_series
 from mmfuse.data.transforms._video_timeline import MAX_FRAMES, MAX_PIXELS, open_video, read_timeline, video_stream
@@ -67,7 +68,8 @@ def _image(value: Any, transform: Any) -> Measured:
 
 
 def _picture_size(image: Any) -> Measured:
-    return {"width": float(image.width), "height": float(image.height), "mode": str(image.mode)}
+    upright = Picture(image)
+    return {"width": float(upright.width), "height": float(upright.height), "mode": str(image.mode)}
 
 
 def _decode_small(image: Any) -> None:

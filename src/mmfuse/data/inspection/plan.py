@@ -53,17 +53,19 @@ def make_plan(table: Table, how: Any) -> tuple[list[Modality], list[Label]]:
     """
     if hasattr(how, "encoders") and hasattr(how, "tasks"):
         modalities = [_from_transform(name, encoder.transform()) for name, encoder in how.encoders.items()]
-        labels = [_from_task(name, task) for name, task in how.tasks.items() if name in table.columns]
+        labels = [_from_task(name, task) for name, task in how.tasks.items()]
+        named: list[str] = []  # a table may lack the labels of a task
     elif isinstance(how, Mapping) and how:
         found = [_from_kind(name, kind) for name, kind in how.items()]
         modalities = [part for part in found if isinstance(part, Modality)]
         labels = [part for part in found if isinstance(part, Label)]
+        named = [label.name for label in labels]
     else:
         raise TypeError(
             f"inspect got a {type(how).__name__}. Expected a model, or what stands in each column. "
             "Give {'image': 'image', 'note': 'text', 'label': 'classification'} for example."
         )
-    for column in [column for modality in modalities for column in modality.columns] + [label.name for label in labels]:
+    for column in [column for modality in modalities for column in modality.columns] + named:
         table.require_column(column)
     return modalities, labels
 

@@ -45,6 +45,10 @@ class DataReport:
         """Whether there is no problem."""
         return not self.problems
 
+    def settings(self, modality: str) -> dict[str, Any]:
+        """What is suggested, as keywords of a transform: ``AudioTransform(**report.settings("audio"))``."""
+        return {s.setting: s.value for s in self.suggestions if s.column == modality and s.value is not None}
+
     def __bool__(self) -> bool:
         return self.ok
 

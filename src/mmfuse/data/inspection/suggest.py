@@ -66,7 +66,9 @@ def _image(survey: Survey) -> list[Suggestion]:
 def _series(survey: Survey) -> list[Suggestion]:
     found = _width(survey, "channels")
     if (missing := survey.spreads.get("missing values")) and missing.quantiles["max"] > 0:
-        found.append(Suggestion(survey.name, "reading", {"gaps": "keep"}, "values are missing"))
+        found.append(
+            Suggestion(survey.name, "gaps", "keep", "values are missing; of an encoder: reading={'gaps': 'keep'}")
+        )
     if rate := survey.spreads.get("rate_hz"):
         low, high = rate.quantiles["1%"], rate.quantiles["99%"]
         if high > 1.1 * low:
@@ -87,12 +89,14 @@ def _video(survey: Survey) -> list[Suggestion]:
     frames, seconds = survey.spreads.get("frames"), survey.spreads.get("seconds")
     if frames is None:
         return []
+    found = _image(survey)
     if seconds and seconds.quantiles["99%"] > LONG * seconds.quantiles["50%"]:
         fps = max(1.0, round(16 / seconds.quantiles["50%"]))
         reason = "lengths differ much: so 16 frames of the median clip are read, more of longer ones"
-        return [Suggestion(survey.name, "fps", fps, reason)]
+        return [*found, Suggestion(survey.name, "fps", fps, reason)]
     count = int(min(16, max(1, frames.quantiles["50%"])))
-    return [Suggestion(survey.name, "num_frames", count, f"half the clips have {frames.quantiles['50%']:.0f} or more")]
+    reason = f"half the clips have {frames.quantiles['50%']:.0f} or more"
+    return [*found, Suggestion(survey.name, "num_frames", count, reason)]
 
 
 def _width(survey: Survey, name: str) -> list[Suggestion]:

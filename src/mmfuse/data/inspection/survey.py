@@ -42,13 +42,13 @@ def survey_modality(
         pool: opens several at a time.
     """
     here = present_rows(table, modality.columns)
-    findings = [*_rare(table, modality, here), *_refused(table, modality, contents)]
+    findings = [*_rare(table, modality, here), *_refused(table, modality, contents, int((contents.numbers >= 0).sum()))]
     usable = contents.numbers >= 0  # files that are missing, or were not looked for, are not opened
     rows = choose(usable.nonzero().flatten(), sample, seed)
     measured, numbers, previews, faults = _measure_all(table, modality, rows, pool)
     if modality.kind == "text":
         numbers |= _letters(table, modality, here.nonzero().flatten())
-    findings += _unreadable(table, modality, faults)
+    findings += _unreadable(table, modality, faults, len(rows))
     findings += unusual(table, modality, numbers, measured)
     spreads = {name: spread for name, (_, values) in numbers.items() if (spread := spread_of(values))}
     counts = {name: dict(Counter(words.values()).most_common(KEPT)) for name, words in measured.items()}
@@ -136,22 +136,31 @@ def _rare(table: Table, modality: Modality, here: Tensor) -> list[Finding]:
     return []
 
 
-def _refused(table: Table, modality: Modality, contents: Contents) -> list[Finding]:
+def _refused(table: Table, modality: Modality, contents: Contents, good: int) -> list[Finding]:
     missing = {row: text for row, text in contents.faults.items() if text.startswith(MISSING)}
     refused = {row: text for row, text in contents.faults.items() if row not in missing}
     found = []
     if missing:
-        text = "files that the table names do not exist. Mend the paths, or copy the files."
+        total = good + len(contents.faults)
+        text = f"{len(missing)} of {total} files that are named do not exist. Mend the paths, or copy the files:"
         found.append(_each(table, modality, "missing file", text, missing))
     if refused:
-        found.append(_each(table, modality, "refused file", "files are refused or cannot be opened.", refused))
+        found.append(
+            _each(
+                table,
+                modality,
+                "refused file",
+                f"{len(refused)} of {good + len(contents.faults)} files are refused:",
+                refused,
+            )
+        )
     return found
 
 
-def _unreadable(table: Table, modality: Modality, faults: dict[int, str]) -> list[Finding]:
+def _unreadable(table: Table, modality: Modality, faults: dict[int, str], opened: int) -> list[Finding]:
     if not faults:
         return []
-    text = "values cannot be read. Mend the files, or empty the cells."
+    text = f"{len(faults)} of {opened} values that were opened cannot be read. Mend the files, or empty the cells:"
     return [_each(table, modality, "unreadable", text, faults)]
 
 
