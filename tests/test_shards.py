@@ -23,7 +23,7 @@ from mmfuse.data import (
 )
 from mmfuse.data.shards.order import Order
 from mmfuse.data.shards.tar import TarReader, split_name
-from mmfuse.evaluation import evaluate
+from mmfuse.evaluation import evaluate, predict
 from mmfuse.tasks import Classification
 from mmfuse.training import fit
 
@@ -776,3 +776,21 @@ def test_files_that_are_there_are_not_overwritten(tmp_path):
         write_shards([{"text": "a"}], tmp_path / "s")
     with pytest.raises(ValueError, match="got a seed, and rows that can be read only once"):
         write_shards([{"text": "a"}], tmp_path / "t", seed=1)
+
+
+@pytest.mark.filterwarnings("ignore:1 rows could not be read")
+def test_answers_have_the_keys_of_their_samples_on_every_rank(tmp_path):
+    table = read_table(write_rows(tmp_path))
+    (tmp_path / "9.wav").write_bytes(b"no sound")
+    write_shards(table, tmp_path / "shards", files=["image", "audio"], per_shard=5)
+    model = make_model().eval()
+
+    alone, *ranks = (
+        predict(model, load_shards(tmp_path / "shards", model, batch_size=2, on_error="skip", rank=rank, world=world))
+        for rank, world in ((0, 1), (0, 2), (1, 2))
+    )
+
+    assert [row["key"] for row in alone] == [f"{i:09d}" for i in range(12)]
+    assert [row["key"] for row in alone if row["kind_predicted"] is None] == ["000000009"]
+    assert [row["key"] for row in ranks[0] + ranks[1]] == [row["key"] for row in alone]
+    assert [row["kind_predicted"] for row in ranks[0] + ranks[1]] == [row["kind_predicted"] for row in alone]

@@ -125,6 +125,10 @@ class Loader:
                 batch = self._mix(batch, self.dataset.tasks, self.dataset.transforms, (self._seed, epoch, number))
             yield batch
 
+    def rows(self) -> list[int]:
+        """The numbers of the rows of the last pass that was begun, in their order."""
+        return [row for _, rows in self._order for row in rows.tolist()]
+
     def _reads(self, epoch: int) -> Iterator[Read]:
         self._order.epoch = epoch
         if self._workers:

@@ -23,12 +23,13 @@ def predict(model: MultimodalModel, batches: Iterable[Batch], *, hide: Collectio
 
     A task ``result`` with classes gives ``result_predicted`` (a name), ``result_probability`` and ``result_p(name)``
     for each class; a regression gives ``result_predicted`` (in the units of its labels). Where the fusion reports
-    weights, ``weight(modality)`` is the share of each. Rows of a table keep their own cells in front. Where a row was
-    skipped because it cannot be read (``load_batches(..., on_error="skip")``), its answers are None.
+    weights, ``weight(modality)`` is the share of each. Rows of a table keep their own cells in front, samples of shards
+    their ``key``. Where a row was skipped because it cannot be read (``load_batches(..., on_error="skip")``), its
+    answers are None.
 
     Args:
         model: answers in evaluation mode, on the device where it is.
-        batches: from ``load_batches``, in the order of the table (``train=False``), or any batches.
+        batches: from ``load_batches`` or ``load_shards``, in their order (``train=False``), or any batches.
         hide: modalities that are made absent first.
     """
     if isinstance(batches, Loader) and batches.shuffled:
@@ -36,10 +37,11 @@ def predict(model: MultimodalModel, batches: Iterable[Batch], *, hide: Collectio
             "predict got batches in a random order. Expected the order of the table, so that answers meet their "
             "rows. Use load_batches(table, model) without train=True."
         )
+    dataset: Any = batches.dataset if isinstance(batches, Loader) else None
+    if hasattr(dataset, "keys"):
+        dataset.keys = []
     found = collect(model, batches, hide=hide)
-    rows: list[dict[str, Any]] = [{} for _ in found.present]
-    if isinstance(batches, Loader):
-        rows = _cells(batches.dataset, len(rows))
+    rows = _cells(dataset, len(found.present))
     answers: list[dict[str, Any]] = [{} for _ in rows]
     for name, prediction in found.predictions.items():
         task: Any = model.tasks[name]
@@ -48,20 +50,19 @@ def predict(model: MultimodalModel, batches: Iterable[Batch], *, hide: Collectio
     for name, weight in found.weights.items():
         for answer, share in zip(answers, weight.tolist(), strict=True):
             answer[f"weight({name})"] = share
-    for row in _skipped(batches):
-        answers[row] = dict.fromkeys(answers[row])
+    if isinstance(batches, Loader) and batches.dataset.report.skips:
+        # To answer where nothing could be read would be to answer no question.
+        skipped = set(batches.dataset.report.rows)
+        answers = [dict.fromkeys(a) if row in skipped else a for row, a in zip(batches.rows(), answers, strict=True)]
     return [cells | answer for cells, answer in zip(rows, answers, strict=True)]
 
 
-def _skipped(batches: Any) -> list[int]:
-    """The rows that could not be read and count for nothing: an answer to them would be one to no question."""
-    report = getattr(getattr(batches, "dataset", None), "report", None)
-    return report.rows if report is not None and report.skips else []
-
-
 def _cells(dataset: Any, count: int) -> list[dict[str, Any]]:
-    """The cells of a table's rows that can be written down: text, numbers and lists of them, no arrays or files."""
+    """What names each answer: the key in its shard, or all cells of its row that can be written down."""
     table = getattr(dataset, "table", None)
+    if (keys := getattr(dataset, "keys", None)) is not None:
+        dataset.keys = None
+        return [{"key": key} for key in keys]
     if table is None:
         return [{} for _ in range(count)]
     rows: list[dict[str, Any]] = []

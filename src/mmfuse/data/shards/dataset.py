@@ -63,6 +63,7 @@ class ShardDataset(BatchDataset):
         super().__init__(order.total, transforms, tasks, **errors)
         self.order = order
         self.most_held = 0  # samples that have been in memory at once
+        self.keys: list[str] | None = None  # of what is handed out, where predict asks for them
         self._shards = shards
         self._names = names
         self._sums = list(accumulate(order.counts))
@@ -111,6 +112,8 @@ class ShardDataset(BatchDataset):
         """The batch with its labels encoded, once its problems have been counted."""
         assert isinstance(read, ShardRead)
         batch = super().accept(read)
+        if self.keys is not None:
+            self.keys += read.keys
         skipped = {problem.row for problem in read.problems} if self.on_error == "skip" else set()
         keys = [None if row in skipped else key for row, key in zip(read.rows, read.keys, strict=True)]
         return replace(batch, targets={name: self._target(name, read, keys) for name in self._blanks})
