@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 from tiny_loader import Number, model_of
 
-from mmfuse.data import DataError, load_batches, read_table
+from mmfuse.data import DataError, TableDataset, load_batches, read_table
+from mmfuse.tasks import MultiLabel
 
 datasets = pytest.importorskip("datasets")
 
@@ -54,6 +55,16 @@ def test_a_hugging_face_dataset_gives_files_and_names_of_classes(pictures, tmp_p
     assert none is None
     assert table.take([3, 0]).cells([1, 0], "kind") == ["dog", "dog"]
     assert table.where("kind", "cat").column("image") == [file]
+
+
+def test_several_class_labels_of_a_cell_are_their_names():
+    features = datasets.Features({"tags": datasets.Sequence(datasets.ClassLabel(names=["dog", "cat"]))})
+    table = read_table(datasets.Dataset.from_dict({"tags": [[0, 1], [], [1], None]}, features=features))
+
+    assert table.column("tags") == [["dog", "cat"], [], ["cat"], None]
+    assert table.classes("tags") == ["cat", "dog"]
+    tags = TableDataset(table, {}, {"tags": MultiLabel(4, ["dog", "cat"])}).targets["tags"].take(torch.arange(4))
+    assert tags.values.tolist() == [[1, 1], [0, 0], [0, 1], [0, 0]] and tags.known.tolist() == [True] * 3 + [False]
 
 
 def test_a_dataset_with_a_transform_of_its_own_gives_what_that_makes(pictures):

@@ -54,6 +54,9 @@ def test_classes_come_in_the_order_of_numbers_or_of_text(tmp_path):
     assert table.classes("n") == ["-2", "9", "10"]
     assert table.classes("word") == ["a", "b"]
     assert table.classes("tags", separator="|") == ["x", "y", "z"]
+    for arrays in (np.eye(2), [np.array([0, 1]), np.array([1])]):
+        with pytest.raises(DataError, match="column 'y' holds arrays of shape .* give MultiLabel the names"):
+            read_table({"y": arrays}).classes("y")
 
 
 def test_statistics_are_those_of_numpy(tmp_path):

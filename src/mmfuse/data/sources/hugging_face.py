@@ -46,7 +46,8 @@ class HuggingFaceColumn:
     def __init__(self, dataset: Any, name: str) -> None:
         self.name = name
         self.dataset = dataset.select_columns([name]).with_format("arrow")
-        self.classes = getattr(dataset.features[name], "names", None)
+        feature = dataset.features[name]
+        self.classes: Any = getattr(feature, "names", None) or getattr(getattr(feature, "feature", None), "names", None)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -76,6 +77,10 @@ class HuggingFaceColumn:
         table = self.dataset[rows]
         column: Column = column_of_chunks(list(table.column(self.name).chunks))
         cells = column.cells(torch.arange(len(column)))
-        if self.classes is None:
-            return cells
-        return [None if cell is None or cell < 0 else self.classes[cell] for cell in cells]  # -1: not known
+        return cells if self.classes is None else [self._named(cell) for cell in cells]
+
+    def _named(self, label: Any) -> Any:
+        """The name of a class, or the names of several; -1 is none that is known."""
+        if hasattr(label, "tolist"):
+            return [self.classes[number] for number in label.tolist()]
+        return None if label is None or label < 0 else self.classes[label]
