@@ -1,6 +1,7 @@
 """Batches read as a whole, in any number of workers; workers that die or hang; datasets of one's own."""
 
 import os
+import pickle
 import random
 import signal
 import subprocess
@@ -208,9 +209,7 @@ def test_a_pass_that_lost_its_workers_to_another_one_says_so():
     second = list(batches)
 
     same(second, list(alone))
-    with pytest.raises(
-        RuntimeError, match="after another has begun. Expected one pass at a time, .* workers=0"
-    ):
+    with pytest.raises(RuntimeError, match="after another has begun. Expected one pass at a time, .* workers=0"):
         next(first)
 
 
@@ -338,6 +337,12 @@ def test_anybodys_dataset_of_samples_can_be_loaded(workers):
         assert batch.targets["y"].values.tolist() == (numbers % 2).tolist()
     again = own(train=True, batch_size=4, seed=3)
     same(first + second, list(again) + list(again))
+
+
+def test_a_plain_data_loader_may_send_a_dataset_to_its_workers():
+    dataset = pickle.loads(pickle.dumps(own().dataset))
+
+    same(dataset.__getitems__([0, 1]), own().dataset.__getitems__([0, 1]))
 
 
 def bad_label(value):

@@ -87,7 +87,7 @@ class SampleDataset(BatchDataset):
     def accept(self, read: Read) -> Batch:
         """As of any dataset; labels that others have encoded are looked at here, because a worker knows no task."""
         for name, target in read.batch.targets.items():
-            check = getattr(self.tasks[name], "require_labels", None)
+            check = getattr(self.tasks[name], "require_labels", None) if name in self.tasks else None
             if check is None:
                 continue
             try:
