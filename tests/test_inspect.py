@@ -379,6 +379,41 @@ def test_equal_rows_are_told_and_those_with_another_label_apart():
     assert not of(report, "same content")  # of text and numbers that is nothing out of the ordinary
 
 
+def test_what_occurs_twice_is_what_a_slow_loop_finds():
+    random = np.random.default_rng(0)
+    cells = [[None, "x", "y", "z"][i] for i in random.integers(0, 4, 300)]
+    rows = [dict(zip("abcd", cells[i : i + 4], strict=True)) for i in range(0, 300, 4)]
+    train, test = read_table(rows[:50]), read_table(rows[50:])
+    there = [tuple(row.values()) for row in rows if any(row.values())]
+    seen, later = there[: sum(any(row.values()) for row in rows[:50])], there[sum(any(r.values()) for r in rows[:50]) :]
+
+    report = inspect(train, dict.fromkeys("abcd", "text"), against={"test": test})
+
+    [repeated] = [part for part in report.findings if part.kind == "repeated row" and part.table == train.name]
+    [shared] = report.shared
+    assert repeated.count == len(seen) - len(set(seen))
+    assert shared.whole == sum(row in set(seen) for row in later)
+    known = {name: {row[i] for row in seen} - {None} for i, name in enumerate("abcd")}
+    assert shared.partly == {name: sum(row[i] in known[name] for row in later) for i, name in enumerate("abcd")}
+
+
+def test_ids_are_compared_in_a_table_without_modalities():
+    table = read_table({"kind": ["a", "b", "a"], "id": ["x", "y", "x"]})
+
+    report = inspect(table, {"kind": "classification"}, id="id")
+
+    assert [(part.kind, list(part.lines)) for part in report.problems] == [("repeated id", [2])]
+    assert "kind" in str(report)
+
+
+def test_a_task_whose_labels_the_table_lacks_is_told(tmp_path):
+    table = read_table(write_rows(tmp_path), columns={"size": None})
+
+    report = inspect(table, make_model())
+
+    assert [(part.kind, part.column) for part in report.problems] == [("no label", "size")]
+
+
 def test_absent_cells_are_never_the_same_as_others():
     train = read_table([{"text": None, "image": None, "kind": "a"}, {"text": "one", "image": None, "kind": "b"}] * 2)
     test = read_table([{"text": None, "image": None, "kind": "a"}, {"text": "two", "image": None, "kind": "b"}])

@@ -58,7 +58,7 @@ def inspect(  # noqa: PLR0913  flat keywords: what to look at, and how much of i
         group: a column whose cells should not be in two tables (one speaker, one patient).
         id: a column whose cells should all be different.
         sample: of how many rows, drawn at random, the values of a modality are opened; None: of all.
-        workers: threads that read files. Results do not depend on their number.
+        workers: threads that read files, for slow disks. Results do not depend on their number.
         seed: of the sample.
 
     Raises:

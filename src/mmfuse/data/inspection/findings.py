@@ -26,7 +26,7 @@ class Finding:
 
     def __str__(self) -> str:
         where = f"{self.table}, {self.column}" if self.column else self.table
-        return f"{where}: {self.text}{self._places()}"
+        return visible(f"{where}: {self.text}{self._places()}")
 
     def _places(self) -> str:
         if not self.lines:
@@ -130,6 +130,11 @@ class Shared:
     other: str
     whole: int  # rows that are there in every modality
     partly: Mapping[str, int]  # rows that are there in this modality
+
+
+def visible(text: str) -> str:
+    """Without what a terminal would take for a command."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def _short(number: float) -> str:

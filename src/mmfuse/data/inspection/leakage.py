@@ -74,7 +74,7 @@ def shared_groups(one: Table, other: Table, group: str) -> list[Finding]:
 
 
 def _whole_rows(table: Table, contents: All, labels: Sequence[str]) -> list[Finding]:
-    groups = _groups(_keys(contents))
+    groups = _groups(_keys(contents)) if contents else []
     if not groups:
         return []
     alike: list[list[int]] = []

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from textwrap import shorten
 
-from mmfuse.data.inspection.findings import Finding, LabelSurvey, Suggestion, Survey, TableSurvey
+from mmfuse.data.inspection.findings import Finding, LabelSurvey, Suggestion, Survey, TableSurvey, visible
 
 MOST = 10  # findings, combinations and classes that are shown
 LONGEST = 400  # letters of a finding
@@ -57,7 +57,7 @@ def _list(title: str, findings: Sequence[Finding]) -> list[str]:
         return []
     lines = ["", title]
     for number, finding in enumerate(findings[:MOST], start=1):
-        lines.append(f"  {number}. {shorten(_visible(str(finding)), LONGEST, placeholder=' ...')}")
+        lines.append(f"  {number}. {shorten(str(finding), LONGEST, placeholder=' ...')}")
     return lines + ([f"  and {len(findings) - MOST} more: see report.findings"] if len(findings) > MOST else [])
 
 
@@ -73,7 +73,7 @@ def _patterns(table: TableSurvey) -> list[str]:
 
 def _label(label: LabelSurvey, rows: int) -> str:
     unknown = f", {label.unknown} of {rows} unknown" if label.unknown else ""
-    return shorten(f"label {label.name}{unknown}: {_visible(balance(label))}", 160, placeholder=" ...").join(["  ", ""])
+    return shorten(f"label {label.name}{unknown}: {visible(balance(label))}", 160, placeholder=" ...").join(["  ", ""])
 
 
 def _survey(survey: Survey) -> list[str]:
@@ -81,7 +81,7 @@ def _survey(survey: Survey) -> list[str]:
         return []
     looked = f" ({sampled(survey)})" if sampled(survey) else ""
     parts = "; ".join(f"{name} {text}" for name, text in describe(survey).items())
-    return [shorten(f"{survey.name}{looked}: {_visible(parts)}", 300, placeholder=" ...").join(["  ", ""])]
+    return [shorten(f"{survey.name}{looked}: {visible(parts)}", 300, placeholder=" ...").join(["  ", ""])]
 
 
 _ALWAYS = ("seconds", "width", "height", "tokens", "steps", "words", "letters")
@@ -97,8 +97,3 @@ def _shares(counts: Mapping[str, int], *, whole: bool = True) -> str:
 
 def _count(number: int, what: str) -> str:
     return f"{number or 'no'} {what}{'' if number == 1 else 's'}"
-
-
-def _visible(text: str) -> str:
-    """Without what a terminal would take for a command."""
-    return "".join(letter if letter.isprintable() else " " for letter in text)
