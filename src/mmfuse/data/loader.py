@@ -5,11 +5,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from mmfuse._checks import require_known_names, require_positive
 from mmfuse.contracts import Batch
+from mmfuse.data._order import Order, OrderOfLists
 from mmfuse.data.batches import BatchDataset
 from mmfuse.data.dataset import TableDataset
 from mmfuse.data.errors import DataError
@@ -106,7 +106,7 @@ class Loader:
         self.epoch = 0
         self._mix = mix
         self._seed = seed
-        self._order = _Order(len(dataset), batch_size, shuffle=shuffle, seed=seed)
+        self._order = Order(len(dataset), batch_size, shuffle=shuffle, seed=seed)
         self._workers = workers
         self._timeout = timeout
         self._pin = torch.cuda.is_available()
@@ -143,7 +143,7 @@ class Loader:
         self._flight = Flight(self._workers, self._order.batch_size, self.dataset.place)
         self._loader = DataLoader(
             _Reader(self.dataset, self._flight),
-            batch_sampler=_OrderOfLists(self._order),
+            batch_sampler=OrderOfLists(self._order),
             collate_fn=_as_it_is,
             num_workers=self._workers,
             persistent_workers=True,
@@ -186,39 +186,6 @@ def tell_dropped(batches: Any, stacklevel: int) -> None:
     report = getattr(getattr(batches, "dataset", None), "report", None)
     if report is not None and (news := report.news()):
         warnings.warn(news, stacklevel=stacklevel)
-
-
-class _Order(Sampler):
-    """Yields ``(epoch, rows)`` of each batch: what is random in a sample depends on both."""
-
-    def __init__(self, rows: int, batch_size: int, *, shuffle: bool, seed: int) -> None:
-        self.rows = rows
-        self.batch_size = batch_size
-        self.shuffle = shuffle
-        self.seed = seed
-        self.epoch = 0
-
-    def __len__(self) -> int:
-        return -(-self.rows // self.batch_size)
-
-    def __iter__(self) -> Iterator[tuple[int, Tensor]]:
-        epoch = self.epoch  # another pass may begin before this one ends
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-        order = torch.randperm(self.rows, generator=generator) if self.shuffle else torch.arange(self.rows)
-        return ((epoch, rows) for rows in order.split(self.batch_size))
-
-
-class _OrderOfLists(Sampler):
-    """The same with lists, which are cheaper to send to a worker."""
-
-    def __init__(self, order: Any) -> None:  # an _Order, or one of shards
-        self.order = order
-
-    def __len__(self) -> int:
-        return len(self.order)
-
-    def __iter__(self) -> Iterator[tuple[int, list[int]]]:
-        return ((epoch, rows.tolist()) for epoch, rows in self.order)
 
 
 class _Reader(Dataset):
