@@ -64,6 +64,34 @@ def test_a_token_sees_as_many_steps_as_promised(causal):
     assert seen == list(range(40 - before, 40 - before + reach + 1))
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_every_step_is_read(name):
+    batch = checks.series([10, 9, 8, 4, 1], dtype=torch.float32)
+    values = batch.values.clone().requires_grad_()
+
+    make(name)(Input(values, batch.present, batch.mask)).pooled.sin().sum().backward()
+
+    assert torch.equal(values.grad.any(dim=-1), batch.mask)
+
+
+def test_a_causal_token_reads_its_own_steps_and_none_after_them():
+    batch = checks.series([13], dtype=torch.float32)
+    values = batch.values.clone().requires_grad_()
+
+    make(downsample=4, causal=True)(Input(values, batch.present)).tokens[0, 1].sum().backward()
+
+    assert values.grad[0].any(dim=-1).nonzero().flatten().tolist() == list(range(8))
+
+
+def test_real_steps_may_begin_anywhere():
+    batch = checks.series([7, 7], dtype=torch.float32)
+    mask = torch.tensor([[False] * 3 + [True] * 4, [False, True] + [False] * 5])
+
+    features = make("three steps a token")(Input(batch.values, batch.present, mask))
+
+    assert features.mask.tolist() == [[False, True, True], [True, False, False]]
+
+
 def test_a_token_stands_for_several_steps():
     features = make("three steps a token")(checks.series([10, 9, 4, 1, 0], 17, dtype=torch.float32))
 

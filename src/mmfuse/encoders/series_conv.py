@@ -38,7 +38,7 @@ class TemporalConvEncoder(nn.Module):
         num_layers: blocks, each twice as wide in time as the one before.
         kernel: taps of a convolution; odd, unless causal.
         downsample: one token for so many steps: the first convolution takes strides.
-        causal: a token reads nothing that comes after it.
+        causal: a token reads nothing that comes after its own steps.
         dropout: after each convolution, in training.
 
     Raises:
@@ -71,7 +71,8 @@ class TemporalConvEncoder(nn.Module):
             )
         self.dim, self.downsample = dim, downsample
         self._transform = series_transform("TemporalConvEncoder", channels, mean, std, reading)
-        self.first = _Conv(self._transform.width, dim, 2 * downsample - 1, stride=downsample, causal=causal)
+        # Its own steps and as many before them, less one: causal by itself.
+        self.first = _Conv(self._transform.width, dim, 2 * downsample - 1, stride=downsample)
         self.blocks = nn.ModuleList(
             _Block(dim, kernel, dilation=2**i, causal=causal, dropout=dropout) for i in range(num_layers)
         )
@@ -79,7 +80,8 @@ class TemporalConvEncoder(nn.Module):
     def forward(self, input: Input) -> Features:
         steps, mask = real_steps("TemporalConvEncoder", input, self._transform.width, self.first.conv.weight.dtype)
         tokens = self.first(steps)  # (batch, time / downsample, dim)
-        mask = mask[:, torch.arange(tokens.shape[1], device=mask.device) * self.downsample]
+        own = torch.arange(tokens.shape[1] * self.downsample, device=mask.device).unflatten(0, (-1, self.downsample))
+        mask = F.pad(mask, (0, self.downsample - 1))[:, own].any(dim=-1)
         tokens = torch.where(mask[..., None], tokens, 0.0)
         for block in self.blocks:
             tokens = block(tokens, mask)
