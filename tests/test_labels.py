@@ -79,6 +79,7 @@ def test_arrays_of_ones_and_zeros_are_labels_as_they_are():
         (Classification(4, ["a", "b"]), ["a", "c", "d", "c"], r"lines 1, 3, .* 'c' .* Nor are: 'd' \(line 2\)"),
         (Classification(4, ["a", "b"]), ["1", "2", "3", "4", "5", "6"], r"Nor are: .*'5' \(line 4\), perhaps more\."),
         (Regression(4), ["1", "inf"], "line 1, column 'y': label 'inf' is not a finite number. Expected one such as"),
+        (Regression(4), ["1", "1e300"], "line 1, column 'y': label '1e300' is not a finite number"),
         (Regression(4), ["1", ["2", "3"]], r"line 1, column 'y': label \['2', '3'\] is not a finite number"),
         (MultiLabel(4, ["a", "b"]), ["a|b", "a|z"], "line 1, column 'y': label 'z' is not a class"),
     ],

@@ -296,6 +296,7 @@ def test_pictures_and_pairs_of_sound_and_rate_stay_objects():
             "Column 'text' of the mapping is a str. Expected an array or a list .* put the mapping into",
         ),
         ({"x": 3}, "Column 'x' of the mapping is a int"),
+        ({"x": torch.tensor(3)}, "Column 'x' of the mapping is a Tensor. Expected an array or a list with a cell"),
         ({}, "the mapping has no rows"),
         ([], "the list has no rows"),
         (pd.DataFrame({"a": []}), "the frame has no rows"),

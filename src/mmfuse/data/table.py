@@ -97,8 +97,8 @@ class Table:
         cells = self.distinct(name)[0]
         if cells and hasattr(cells[0], "shape"):
             raise DataError(
-                f"{self.name}: column {name!r} holds arrays of shape {tuple(cells[0].shape)}. Expected labels, or lists "
-                "of their names. Where an array has a yes or no for each class, give MultiLabel the names yourself."
+                f"{self.name}: column {name!r} holds arrays of shape {tuple(cells[0].shape)}. Expected labels, or "
+                "lists of their names. Where an array has a yes or no for each class, give MultiLabel the names yourself."
             )
         if labels := classes_of(cells, separator):
             return labels

@@ -49,21 +49,21 @@ class Regression(nn.Module):
     def encode(self, cell: Any) -> Float[Tensor, ""]:
         """The number in a cell."""
         try:
-            value = float(cell)
-        except (TypeError, ValueError):
-            value = math.nan
-        if not math.isfinite(value):
+            value = torch.tensor(float(cell))
+        except (TypeError, ValueError, OverflowError):
+            value = torch.tensor(math.nan)
+        if not value.isfinite():  # in float32, which holds up to 3e38
             raise ValueError(
                 f"label {cell!r} is not a finite number. Expected one such as 3.5. "
                 "Mend the cell, or leave it empty for an unknown label."
             )
-        return torch.tensor(value)
+        return value
 
     def encode_all(self, cells: Sequence[Any]) -> Float[Tensor, " cell"]:
         """Many numbers at once."""
         try:
             values = torch.tensor([float(cell) for cell in cells], dtype=torch.float32)
-        except TypeError:
+        except (TypeError, OverflowError):
             raise ValueError("a label is not a number") from None
         self.require_labels(values)
         return values

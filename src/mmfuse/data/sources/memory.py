@@ -39,7 +39,7 @@ def read_rows(rows: Sequence[Mapping[Any, Any]]) -> Source:
 def read_mapping(mapping: Mapping[Any, Any]) -> Source:
     """A mapping from column to array, tensor or list, all of one length. An array is held as it is."""
     for name, values in mapping.items():
-        if isinstance(values, (str, bytes)) or not hasattr(values, "__len__"):
+        if isinstance(values, (str, bytes)) or not hasattr(values, "__len__") or getattr(values, "ndim", 1) == 0:
             raise DataError(
                 f"Column {name!r} of the mapping is a {type(values).__name__}. Expected an array or a list with a cell "
                 "for every row. For one row, put the mapping into a list."
