@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from mmfuse._checks import require_not_negative, require_positive
-from mmfuse.data.inspection.cells import present_rows
 from mmfuse.data.inspection.contents import Contents, contents_of
 from mmfuse.data.inspection.findings import Finding, LabelSurvey, Shared, Survey, TableSurvey
 from mmfuse.data.inspection.labels import survey_labels
@@ -100,7 +99,7 @@ class _Inspection:
         for table, found in zip(self.tables, contents, strict=True):
             modalities = self._modalities(table, found, surveys, findings)
             labels = self._labels(table, surveys, findings)
-            surveys.append(TableSurvey(table.name, len(table), self._patterns(table), labels, modalities))
+            surveys.append(TableSurvey(table.name, len(table), self._patterns(table, found), labels, modalities))
             if self.modalities or self.id:
                 names = [label.name for label in self.labels if label.name in table.columns]
                 findings += repeats(table, self.modalities, found, names, self.id)
@@ -125,7 +124,7 @@ class _Inspection:
         for modality in self.modalities:
             if modality.kind == "table":
                 train = self.tables[0] if before else None
-                survey, wrong = survey_table(table, modality, train)
+                survey, wrong = survey_table(table, modality, contents[modality.name].present, train)
             else:
                 settings: Any = {"sample": self.sample, "seed": self.seed, "pool": self.pool}
                 survey, wrong = survey_modality(table, modality, contents[modality.name], **settings)
@@ -141,12 +140,12 @@ class _Inspection:
             findings += wrong
         return surveys
 
-    def _patterns(self, table: Table) -> dict[tuple[str, ...], int]:
+    def _patterns(self, table: Table, contents: dict[str, Contents]) -> dict[tuple[str, ...], int]:
         """Which modalities occur together, and in how many rows; the most frequent first."""
         codes = torch.zeros(len(table), dtype=torch.int64)
         names: list[tuple[str, ...]] = [()]
         for modality in self.modalities:
-            here = present_rows(table, modality.columns)
+            here = contents[modality.name].present
             found, codes = (codes * 2 + here).unique(return_inverse=True)
             names = [names[code // 2] + (modality.name,) * (code % 2) for code in found.tolist()]
         counts = dict(zip(names, codes.bincount(minlength=len(names)).tolist(), strict=True))

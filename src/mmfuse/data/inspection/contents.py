@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from mmfuse.data.inspection.cells import Failed, blocks, choose, in_threads, present_rows
@@ -39,6 +39,11 @@ class Contents:
     numbers: Int[Tensor, " row"]
     names: Int[Tensor, " row"]
     faults: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def present(self) -> Bool[Tensor, " row"]:
+        """Which rows have this modality; asked for once, because a user's own Dataset has to be read for it."""
+        return self.numbers != ABSENT
 
 
 @dataclass

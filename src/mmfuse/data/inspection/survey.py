@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmfuse.data.inspection.cells import Failed, blocks, choose, in_threads, present_rows, value_of
+from mmfuse.data.inspection.cells import Failed, blocks, choose, in_threads, value_of
 from mmfuse.data.inspection.contents import MISSING, Contents
 from mmfuse.data.inspection.findings import KEPT, Finding, Survey, spread_of
 from mmfuse.data.inspection.measure import measure
@@ -41,7 +41,7 @@ def survey_modality(
         seed: of the sample.
         pool: opens several at a time.
     """
-    here = present_rows(table, modality.columns)
+    here = contents.present
     findings = [*_rare(table, modality, here), *_refused(table, modality, contents, int((contents.numbers >= 0).sum()))]
     usable = contents.numbers >= 0  # files that are missing, or were not looked for, are not opened
     rows = choose(usable.nonzero().flatten(), sample, seed)

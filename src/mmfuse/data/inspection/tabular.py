@@ -8,22 +8,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmfuse.data.inspection.cells import present_rows
 from mmfuse.data.inspection.findings import KEPT, Finding, Survey, spread_of
 from mmfuse.data.inspection.plan import Modality
 from mmfuse.data.table import Table
 from mmfuse.data.transforms.tabular import as_category
 
 
-def survey_table(table: Table, modality: Modality, train: Table | None = None) -> tuple[Survey, list[Finding]]:
+def survey_table(
+    table: Table, modality: Modality, here: Tensor, train: Table | None = None
+) -> tuple[Survey, list[Finding]]:
     """What the columns of a tabular modality hold; of all rows.
 
     Args:
         table: the rows.
         modality: says which columns are numbers, and which categories.
+        here: which rows have it.
         train: the training table, where this is another one.
     """
-    here = present_rows(table, modality.columns)
     rows = len(table)
     findings, spreads, counts, missing = [], {}, {}, {}
     if not bool(here.any()):
