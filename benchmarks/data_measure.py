@@ -22,6 +22,11 @@ class Setting:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
+    @property
+    def seconds(self) -> tuple[float, float]:
+        """How long one comparison goes on at least, and at most."""
+        return (0.0, 2.0) if self.quick else (2.0, 30.0)
+
     def target(self, number: float | None) -> float | None:
         """Times of the small sizes of ``--quick`` have no target."""
         return None if self.quick else number
@@ -35,8 +40,7 @@ def faster(
 ) -> list[Row]:
     """Rows of samples in a second of CPU time: ours, and each other's with how many times as fast ours is at least."""
     runs = [ours, *(run for run, _ in others.values())]
-    seconds = (0.0, 2.0) if setting.quick else (4.0, 60.0)
-    (mine, *times), ratios = in_turn(runs, rounds=setting.rounds, seconds=seconds)
+    (mine, *times), ratios = in_turn(runs, rounds=setting.rounds, seconds=setting.seconds)
     return [
         Row(
             name, _rate(samples, mine), _rate(samples, ms), 1 / ratio, setting.target(target), "/s", note, at_least=True
@@ -49,8 +53,7 @@ def slower(
     setting: Setting, name: str, ours: Run, other: Run, target: float | None, *, unit: float = 1, note: str = ""
 ) -> Row:
     """A row of milliseconds: the time of ours is to be at most ``target`` of the other's. ``unit``: runs in one run."""
-    seconds = (0.0, 2.0) if setting.quick else (4.0, 60.0)
-    (mine, others), (ratio,) = in_turn([ours, other], rounds=setting.rounds, seconds=seconds)
+    (mine, others), (ratio,) = in_turn([ours, other], rounds=setting.rounds, seconds=setting.seconds)
     return Row(name, mine / unit, others / unit, ratio, setting.target(target), note=note)
 
 

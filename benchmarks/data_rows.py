@@ -47,24 +47,28 @@ def features_of_worker(setting: Setting) -> list[Row]:
 
 
 def text(setting: Setting) -> list[Row]:
-    """A batch of 32 texts in one call, against a call for each."""
-    written = texts(32)
-    tokenizer = train_tokenizer(written)
-    transform = TextTransform(tokenizer)
+    """A batch of 32 texts in one call, against a call for each. The longer they are, the less a call matters."""
+    rows = []
+    for words in ((5, 20), (5, 60)):
+        written = texts(32, words=words)
+        tokenizer = train_tokenizer(written)
+        transform = TextTransform(tokenizer)
+        name = f"text, 32 texts of {words[0]} to {words[1]} words"
+        others = {
+            f"{name}: to a call of the transform for each": (partial(_each, transform, written), 1.3),
+            f"{name}: to a call of the tokenizer for each": (partial(_each, _ids_of(tokenizer), written), 1.3),
+        }
+        rows += faster(setting, partial(transform.batch, written), others, len(written))
+    return rows
 
-    def one_by_one() -> None:
-        for each in written:
-            transform(each)
 
-    def tokenizer_alone() -> None:
-        for each in written:
-            torch.tensor(tokenizer(each)["input_ids"])
+def _ids_of(tokenizer):
+    return lambda text: torch.tensor(tokenizer(text)["input_ids"])
 
-    others = {
-        "text, 32 texts: to a call of the transform for each": (one_by_one, 1.3),
-        "text, 32 texts: to a call of the tokenizer for each": (tokenizer_alone, 1.3),
-    }
-    return faster(setting, partial(transform.batch, written), others, len(written))
+
+def _each(run, values) -> None:
+    for value in values:
+        run(value)
 
 
 def tabular(setting: Setting) -> list[Row]:
