@@ -523,13 +523,20 @@ def test_a_dataset_that_raises_is_reported_and_does_not_stop():
         def __getitem__(self, row):
             if row == 2:
                 raise OSError("the disk is on fire")
-            return {"series": torch.arange(10.0) + row}
+            return {"series": torch.arange(10.0) + row, "age": row, "kind": "ab"[row % 2], "id": row}
 
-    report = inspect(read_table(Broken()), {"series": "series"})
+    how = {"series": "series", "age": "number", "kind": "classification"}
 
-    [fault] = report.problems
-    assert list(fault.lines) == [2]
-    assert "the disk is on fire" in fault.details[0]
+    report = inspect(read_table(Broken()), how, id="id", group="id", against={"again": read_table(Broken())})
+
+    assert [(part.column, list(part.lines)) for part in report.problems if part.table == "the Broken"] == [
+        ("series", [2]),
+        ("age", [2]),
+        ("kind", [2]),
+    ]
+    assert all("the disk is on fire" in part.details[0] for part in report.problems[2:])
+    assert report.shared[0].whole == 3
+    assert report.table.labels[0].known == 3
 
 
 def test_columns_of_the_hugging_face_library_and_of_parquet(tmp_path):

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from mmfuse.data.columns import ArrayColumn, PackedColumn, RaggedColumn
+from mmfuse.data.columns.objects import distinct_cells
 from mmfuse.data.columns.packed import EMPTY
 from mmfuse.data.inspection.plan import Modality
 from mmfuse.data.table import Table
@@ -55,6 +56,18 @@ def value_of(table: Table, modality: Modality, cells: Sequence[Any]) -> Any:
     if getattr(modality.transform, "columns", None):
         return dict(zip(modality.columns, cells, strict=True))
     return cells[0]
+
+
+def distinct(table: Table, column: str) -> tuple[Sequence[Any], Tensor, dict[int, str]]:
+    """As ``table.distinct``, and the reason for each row whose cell cannot be had: it counts as empty."""
+    try:
+        return *table.distinct(column), {}
+    except ImportError:
+        raise
+    except Exception:
+        cells = [cell for _, [part] in blocks(table, torch.arange(len(table)), [column]) for cell in part]
+    failed = {row: str(cell.error) for row, cell in enumerate(cells) if isinstance(cell, Failed)}
+    return *distinct_cells([None if isinstance(cell, Failed) else cell for cell in cells]), failed
 
 
 def choose(rows: Int[Tensor, " row"], most: int | None, seed: int) -> Int[Tensor, " chosen"]:

@@ -124,7 +124,7 @@ class _Inspection:
         for modality in self.modalities:
             if modality.kind == "table":
                 train = self.tables[0] if before else None
-                survey, wrong = survey_table(table, modality, contents[modality.name].present, train)
+                survey, wrong = survey_table(table, modality, contents[modality.name], train)
             else:
                 settings: Any = {"sample": self.sample, "seed": self.seed, "pool": self.pool}
                 survey, wrong = survey_modality(table, modality, contents[modality.name], **settings)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mmfuse.data.columns.values import column_of
+from mmfuse.data.inspection.cells import distinct
 from mmfuse.data.inspection.findings import KEPT, Finding, LabelSurvey, spread_of
 from mmfuse.data.inspection.plan import Label
 from mmfuse.data.table import Table
@@ -43,11 +44,13 @@ def survey_labels(table: Table, label: Label, train: LabelSurvey | None = None) 
     if label.name not in table.columns:
         survey = LabelSurvey(label.name, label.kind, 0, len(table))
         return survey, _few(table, survey) if train is None else []
-    seen = _Cells(*_distinct(table, label.name))
+    cells, codes, failed = _distinct(table, label.name)
+    seen = _Cells(cells, codes)
     known = int((seen.codes >= 0).sum())
     classes, spread, wrong = _contents(label, seen, train)
     survey = LabelSurvey(label.name, label.kind, known, len(table) - known, classes, spread)
     findings = [_wrong(table, label, seen, wrong, against=train is not None)] if wrong else []
+    findings += [_failed(table, label, failed)] if failed else []
     if train is None:
         findings += _few(table, survey)
     return survey, findings
@@ -118,6 +121,13 @@ def _wrong(table: Table, label: Label, seen: _Cells, wrong: Mapping[int, str], *
     return Finding(kind, table.name, text, label.name, [table.line(row) for row in rows[:KEPT]], len(rows))
 
 
+def _failed(table: Table, label: Label, failed: Mapping[int, str]) -> Finding:
+    rows = list(failed)[:KEPT]
+    text = f"{len(failed)} labels cannot be read:"
+    details, lines = [failed[row] for row in rows], [table.line(row) for row in rows]
+    return Finding("unreadable", table.name, text, label.name, lines, len(failed), details)
+
+
 def _few(table: Table, survey: LabelSurvey) -> list[Finding]:
     """Nothing to learn from, or classes of very unequal size."""
     if not survey.known:
@@ -137,12 +147,12 @@ def _few(table: Table, survey: LabelSurvey) -> list[Finding]:
     return []
 
 
-def _distinct(table: Table, name: str) -> tuple[Sequence[Any], Tensor]:
+def _distinct(table: Table, name: str) -> tuple[Sequence[Any], Tensor, dict[int, str]]:
     array = table.array(name)
     if array is None or array.dim() == 1:
-        return table.distinct(name)
+        return distinct(table, name)
     found, codes = array.unique(dim=0, return_inverse=True)
-    return column_of(found).cells(torch.arange(len(found))), codes
+    return column_of(found).cells(torch.arange(len(found))), codes, {}
 
 
 def _as_number(cell: Any) -> float:

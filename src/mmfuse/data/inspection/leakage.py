@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmfuse.data.inspection.cells import distinct, some_cells
 from mmfuse.data.inspection.contents import ABSENT, Contents, joined
 from mmfuse.data.inspection.findings import KEPT, Finding, Shared
 from mmfuse.data.inspection.plan import Modality
@@ -24,7 +25,7 @@ def repeats(
         if modality.kind not in ("text", "table"):  # the same word for two pictures is nothing out of the ordinary
             found += _same_content(table, modality.name, contents[modality.name])
     if id is not None:
-        codes = table.distinct(id)[1]
+        codes = distinct(table, id)[1]
         groups = _groups(codes)
         if groups:
             text = "ids stand in several rows. Expected different ones. Mend them:"
@@ -61,8 +62,8 @@ def shared_rows(
 
 def shared_groups(one: Table, other: Table, group: str) -> list[Finding]:
     """Groups (one speaker, one patient) that have rows in both tables."""
-    names = {str(cell) for cell in one.distinct(group)[0]}
-    cells, codes = other.distinct(group)
+    names = {str(cell) for cell in distinct(one, group)[0]}
+    cells, codes, _ = distinct(other, group)
     both = [place for place, cell in enumerate(cells) if str(cell) in names]
     if not both:
         return []
@@ -80,7 +81,7 @@ def _whole_rows(table: Table, contents: All, labels: Sequence[str]) -> list[Find
     alike: list[list[int]] = []
     unlike: list[list[int]] = []
     for rows in groups:
-        same = all(len(set(map(str, table.cells(rows, name)))) == 1 for name in labels)
+        same = all(len(set(map(str, some_cells(table, torch.tensor(rows), name)))) == 1 for name in labels)
         (alike if same else unlike).append(rows)
     found = []
     if alike:

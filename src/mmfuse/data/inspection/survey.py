@@ -42,7 +42,7 @@ def survey_modality(
         pool: opens several at a time.
     """
     here = contents.present
-    findings = [*_rare(table, modality, here), *_refused(table, modality, contents, int((contents.numbers >= 0).sum()))]
+    findings = [*_rare(table, modality, here), *refused(table, modality, contents)]
     usable = contents.numbers >= 0  # files that are missing, or were not looked for, are not opened
     rows = choose(usable.nonzero().flatten(), sample, seed)
     measured, numbers, previews, faults = _measure_all(table, modality, rows, pool)
@@ -136,24 +136,19 @@ def _rare(table: Table, modality: Modality, here: Tensor) -> list[Finding]:
     return []
 
 
-def _refused(table: Table, modality: Modality, contents: Contents, good: int) -> list[Finding]:
+def refused(table: Table, modality: Modality, contents: Contents) -> list[Finding]:
+    """Files that are missing or may not be opened, and cells that cannot be had."""
+    good = int((contents.numbers >= 0).sum())
     missing = {row: text for row, text in contents.faults.items() if text.startswith(MISSING)}
-    refused = {row: text for row, text in contents.faults.items() if row not in missing}
+    others = {row: text for row, text in contents.faults.items() if row not in missing}
     found = []
     if missing:
         total = good + len(contents.faults)
         text = f"{len(missing)} of {total} files that are named do not exist. Mend the paths, or copy the files:"
         found.append(_each(table, modality, "missing file", text, missing))
-    if refused:
-        found.append(
-            _each(
-                table,
-                modality,
-                "refused file",
-                f"{len(refused)} of {good + len(contents.faults)} files are refused:",
-                refused,
-            )
-        )
+    if others:
+        text = f"{len(others)} of {good + len(contents.faults)} values are refused:"
+        found.append(_each(table, modality, "refused file", text, others))
     return found
 
 

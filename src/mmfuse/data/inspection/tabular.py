@@ -8,30 +8,34 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmfuse.data.inspection.cells import distinct
+from mmfuse.data.inspection.contents import Contents
 from mmfuse.data.inspection.findings import KEPT, Finding, Survey, spread_of
 from mmfuse.data.inspection.plan import Modality
+from mmfuse.data.inspection.survey import refused
 from mmfuse.data.table import Table
 from mmfuse.data.transforms.tabular import as_category
 
 
 def survey_table(
-    table: Table, modality: Modality, here: Tensor, train: Table | None = None
+    table: Table, modality: Modality, contents: Contents, train: Table | None = None
 ) -> tuple[Survey, list[Finding]]:
     """What the columns of a tabular modality hold; of all rows.
 
     Args:
         table: the rows.
         modality: says which columns are numbers, and which categories.
-        here: which rows have it.
+        contents: which rows have it.
         train: the training table, where this is another one.
     """
     rows = len(table)
-    findings, spreads, counts, missing = [], {}, {}, {}
+    here = contents.present
+    findings, spreads, counts, missing = refused(table, modality, contents), {}, {}, {}
     if not bool(here.any()):
         text = "no row has this modality. Expected some. Is it the right column? Leave it out of the model, or fill it."
         findings.append(Finding("empty modality", table.name, text, modality.name, count=rows))
     for column in modality.columns:
-        cells, codes = table.distinct(column)
+        cells, codes, _ = distinct(table, column)
         missing[column] = int((codes < 0).sum())
         if column in modality.numbers:
             numbers = [_as_number(cell) for cell in cells]
@@ -72,7 +76,7 @@ def _known(modality: Modality, column: str, train: Table | None) -> set[str | No
     given = modality.categories.get(column)
     if given is not None:
         return set(given)
-    return None if train is None else {as_category(cell) for cell in train.distinct(column)[0]}
+    return None if train is None else {as_category(cell) for cell in distinct(train, column)[0]}
 
 
 def _count(names: Sequence[str | None], codes: Tensor) -> Mapping[str, int]:
