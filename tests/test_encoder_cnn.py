@@ -165,6 +165,17 @@ def test_compiles_whole(name, train):
     torch.testing.assert_close(features.zeroed().pooled, expected.zeroed().pooled)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_images_of_floats_are_taken_by_weights_of_any_type(dtype):
+    encoder = make("convnext")
+    expected = encoder(images()).zeroed().pooled
+
+    features = encoder.to(dtype)(images())
+
+    assert features.pooled.dtype == dtype
+    assert relative_error(features.zeroed().pooled.float(), expected) < 0.05
+
+
 def test_works_in_half_precision():
     encoder = make("resnet18").train()
 

@@ -185,8 +185,10 @@ def test_half_precision_stays_near(name):
 
     with torch.autocast("cpu", dtype=torch.bfloat16):
         features = encoder(batch)
+    half = encoder.bfloat16()(batch)
 
     assert relative_error(features.zeroed().pooled.float(), expected) < 0.05
+    assert relative_error(half.zeroed().pooled.float(), expected) < 0.05
 
 
 def test_remembers_how_it_was_built():

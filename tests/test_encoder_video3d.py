@@ -217,8 +217,10 @@ def test_half_precision_stays_near(which):
 
     with torch.autocast("cpu", dtype=torch.bfloat16):
         features = encoder(clips(encoder))
+    half = encoder.bfloat16()(clips(encoder))
 
     assert relative_error(features.zeroed().pooled.float(), expected) < 0.1
+    assert relative_error(half.zeroed().pooled.float(), expected) < 0.1
 
 
 def test_learns_the_direction_of_a_movement():

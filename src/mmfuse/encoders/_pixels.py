@@ -49,4 +49,6 @@ class Pixels(nn.Module):
                     "Expected equal numbers. Build the encoder with a mean and a std for each channel."
                 )
             values = values * self.scale + self.shift
+        elif values.is_floating_point():
+            values = values.to(self.scale.dtype)
         return replace(input, values=values).zeroed().values

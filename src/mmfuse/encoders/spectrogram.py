@@ -13,7 +13,7 @@ from mmfuse._record import recorded
 from mmfuse.contracts import Features, Input
 from mmfuse.data.transforms.audio import AudioTransform
 from mmfuse.encoders._backbone import real_lengths, require_preset
-from mmfuse.layers.masking import masked_mean
+from mmfuse.layers.masking import masked_mean, wide
 from mmfuse.layers.positions import sinusoids
 from mmfuse.layers.spec_augment import SpecAugment
 from mmfuse.layers.transformer import SelfBlock
@@ -133,10 +133,11 @@ class SpectrogramEncoder(nn.Module):
     ) -> Float[Tensor, "batch frame mel"]:
         """Normalised log-mel energies, zero where no frame is real; in float32 under autocast too."""
         with torch.autocast(samples.device.type, enabled=False):
-            frames = samples.float().unfold(1, self.window, self.hop) * self.taper
+            frames = samples.float().unfold(1, self.window, self.hop) * wide(self.taper)
             waves = torch.fft.rfft(frames, _fft_size(self.window))
             power = waves.real.square() + waves.imag.square()
-            return _normalized((power @ self.filters + 1e-6).log(), mask)
+            normed = _normalized((power @ wide(self.filters) + 1e-6).log(), mask)
+        return normed.to(self.filters.dtype)  # that of the weights
 
 
 class _Conv(nn.Module):

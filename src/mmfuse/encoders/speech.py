@@ -154,8 +154,9 @@ class SpeechEncoder(WrappedEncoder):
         self, samples: Float[Tensor, "batch sample"], lengths: Int[Tensor, " batch"]
     ) -> tuple[Float[Tensor, "batch time channel"], Int[Tensor, " batch"]]:
         """The convolutions, and how many of their frames are real in each clip."""
-        hidden = samples[:, None]  # (batch, channel, time)
-        for layer in self.backbone.feature_extractor.conv_layers:
+        layers = self.backbone.feature_extractor.conv_layers
+        hidden = samples[:, None].to(layers[0].conv.weight.dtype)  # (batch, channel, time)
+        for layer in layers:
             kernel, stride = layer.conv.kernel_size[0], layer.conv.stride[0]
             lengths = ((lengths - kernel).div(stride, rounding_mode="floor") + 1).clamp_min(0)
             if isinstance(getattr(layer, "layer_norm", None), nn.GroupNorm):
