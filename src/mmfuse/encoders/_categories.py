@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from mmfuse.data.transforms.tabular import FIRST, UNSEEN
+from mmfuse.layers.masking import wide
 
 
 class CategoryEmbedding(nn.Module):
@@ -32,11 +33,12 @@ class CategoryEmbedding(nn.Module):
         self.weight = nn.Parameter(torch.empty(int(sizes.sum()), dim).uniform_(-(dim**-0.5), dim**-0.5))
 
     def forward(self, codes: Int[Tensor, "batch category"]) -> Float[Tensor, "batch category dim"]:
-        columns = len(self.offset)
-        zeros = self.weight.new_zeros(columns, self.weight.shape[1])
-        counts = zeros[:, :1].index_add(0, self.owner, torch.ones_like(self.weight[:, :1]))
-        means = zeros.index_add(0, self.owner, self.weight) / counts
-        table = torch.cat([zeros[:1], means, self.weight])  # missing, unseen of each column, known of each column
+        columns, known = len(self.offset), wide(self.weight)  # bfloat16 cannot count to 257
+        zeros = known.new_zeros(columns, known.shape[1])
+        counts = zeros[:, :1].index_add(0, self.owner, torch.ones_like(known[:, :1]))
+        means = zeros.index_add(0, self.owner, known) / counts
+        # Missing, unseen of each column, known of each column.
+        table = torch.cat([zeros[:1], means, known]).to(self.weight.dtype)
         unseen = torch.arange(1, columns + 1, device=codes.device)
         rows = torch.where(codes == UNSEEN, unseen, codes - FIRST + self.offset)
         return F.embedding(torch.where(codes < UNSEEN, 0, rows), table)
