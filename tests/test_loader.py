@@ -81,6 +81,20 @@ def test_a_row_may_be_counted_from_the_end():
         dataset[-6]
 
 
+def test_a_single_sample_is_the_one_of_its_batch():
+    table = read_table([{"x": "1", "text": "abcdefg", "y": "b"}, {"x": "nan ", "text": None, "y": None}])
+    model = model_of(x=Number(), text=Letters())
+
+    dataset = load_batches(table, model, on_error="absent").dataset
+    first, second = dataset[0], dataset[1]
+
+    assert first.inputs["x"].tolist() == [1.0] and first.inputs["text"].tolist() == [97, 98, 99, 100, 101]
+    assert first.targets["y"] == 1
+    assert second.inputs == {"x": None, "text": None} and second.targets == {"y": None}
+    with pytest.raises(DataError, match="line 1, column 'x': 1 of 1 values are NaN or infinite"):
+        load_batches(table, model).dataset[1]
+
+
 def test_the_values_of_a_batch_come_in_one_call():
     letters = Letters()
 

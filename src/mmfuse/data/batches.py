@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from mmfuse._checks import require_choice, require_share
 from mmfuse.contracts import Batch, Input, Target
-from mmfuse.data.collate import make_input, make_whole_input
+from mmfuse.data.collate import Sample, make_input, make_whole_input
 from mmfuse.data.errors import DataError
 from mmfuse.data.finite import nonfinite_rows
 from mmfuse.data.reading import Fail, Values
@@ -79,6 +79,14 @@ class BatchDataset(Dataset):
     def dropped(self) -> list[str]:
         """What could not be read so far: row, column and file of each."""
         return self.report.dropped
+
+    def __getitem__(self, key: Key) -> Sample:
+        """The sample of ``(epoch, row)``, or of a row in epoch 0; what cannot be read is absent or raises."""
+        epoch, row = key if isinstance(key, tuple) else (0, key)
+        row = range(len(self))[row]  # -1 is the last
+        batch = self.accept(self.read(torch.tensor([row]), epoch))
+        inputs = {name: part.values[0] if part.present[0] else None for name, part in batch.inputs.items()}
+        return Sample(inputs, {n: part.values[0] if part.known[0] else None for n, part in batch.targets.items()})
 
     def __getitems__(self, keys: Sequence[Key]) -> Batch:
         """The batch of some rows of one epoch. A DataLoader calls this; ``collate_fn`` then has nothing to do."""

@@ -2,11 +2,10 @@
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor, nn
 
 from mmfuse.contracts import Target
-from mmfuse.data.batches import BatchDataset, Key, Problems
+from mmfuse.data.batches import BatchDataset, Problems
 from mmfuse.data.collate import Sample, make_target
 from mmfuse.data.labels import encode_labels
 from mmfuse.data.reading import CellReader, Values
@@ -58,17 +57,6 @@ class TableDataset(BatchDataset):
 
     def __len__(self) -> int:
         return len(self.table)
-
-    def __getitem__(self, key: Key) -> Sample:
-        """The sample of ``(epoch, row)``, or of a row in epoch 0; what cannot be read is absent or raises."""
-        epoch, row = key if isinstance(key, tuple) else (0, key)
-        row = range(len(self))[row]  # -1 is the last
-        problems = Problems(self, [row])
-        values, _ = self._values(torch.tensor([row]), epoch, problems)
-        inputs = {name: part.tensors[0] for name, part in values.items()}
-        if problems.found and self.on_error == "skip":
-            return Sample(dict.fromkeys(inputs), dict.fromkeys(self.targets))
-        return Sample(inputs, {name: labels[row] for name, labels in self.targets.items()})
 
     def place(self, row: int, modality: str | None = None) -> str:
         """File and line of a row, and the columns of a modality."""

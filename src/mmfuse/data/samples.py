@@ -72,7 +72,7 @@ class SampleDataset(BatchDataset):
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, row: int) -> Sample:
+    def __getitem__(self, row: Any) -> Sample:
         """The sample as it was given."""
         return self.samples[row]
 

@@ -98,7 +98,7 @@ class Table:
         if cells and hasattr(cells[0], "shape"):
             raise DataError(
                 f"{self.name}: column {name!r} holds arrays of shape {tuple(cells[0].shape)}. Expected labels, or "
-                "lists of their names. Where an array has a yes or no for each class, give MultiLabel the names yourself."
+                "lists of their names. Where arrays say yes or no to each class, give MultiLabel the names yourself."
             )
         if labels := classes_of(cells, separator):
             return labels

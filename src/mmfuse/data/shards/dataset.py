@@ -6,13 +6,12 @@ from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils.data import get_worker_info
 
 from mmfuse.contracts import Batch, Target
 from mmfuse.data.batches import BatchDataset, Problems
-from mmfuse.data.collate import Sample, make_target
+from mmfuse.data.collate import make_target
 from mmfuse.data.errors import DataError
 from mmfuse.data.reading import CellReader, Values
 from mmfuse.data.report import Read
@@ -78,13 +77,6 @@ class ShardDataset(BatchDataset):
 
     def __len__(self) -> int:
         return self._sums[-1]
-
-    def __getitem__(self, key: tuple[int, int] | int) -> Sample:
-        """The sample of ``(epoch, row)``, or of a row in epoch 0."""
-        epoch, row = key if isinstance(key, tuple) else (0, key)
-        batch = self.accept(self.read(torch.tensor([row]), epoch))
-        inputs = {name: part.values[0] if part.present[0] else None for name, part in batch.inputs.items()}
-        return Sample(inputs, {n: part.values[0] if part.known[0] else None for n, part in batch.targets.items()})
 
     def place(self, row: int, modality: str | None = None) -> str:
         """Shard and key of a sample; its number, where the key has not been read."""
