@@ -50,7 +50,7 @@ def main() -> None:
         ask(options.folder, options.data or options.folder / "data", options.ask)
         return
     if options.data is None:
-        count = options.patients or (2000 if options.quick else 6000)
+        count = options.patients or (3000 if options.quick else 6000)
         print(f"Generating {count} patients in {options.folder / 'data'} ...", flush=True)
         sizes = {"train": count * 2 // 3, "validation": count // 6, "test": count - count * 2 // 3 - count // 6}
         make_data(options.folder / "data", patients=sizes)
@@ -60,7 +60,7 @@ def main() -> None:
 
     runs, models = [], {}
     for name in QUICK if options.quick else MODELS:
-        models[name], run = train_one(name, tables, epochs=options.epochs or (12 if options.quick else 25))
+        models[name], run = train_one(name, tables, epochs=options.epochs or (16 if options.quick else 20))
         print(f"{name:26} {run['accuracy']:6.1%} after {run['seconds']:.0f} s", flush=True)
         runs.append(run)
     print_table(runs + known_best(folder, tables["test"]))
@@ -123,7 +123,7 @@ def train_one(name: str, tables: dict[str, Table], epochs: int) -> tuple[Multimo
     began = time.perf_counter()
     model = make_model(name, tables["train"])
     batches = {
-        split: load_batches(table, model, train=split == "train", batch_size=64, cache=True)
+        split: load_batches(table, model, train=split == "train", batch_size=128, cache=True)
         for split, table in tables.items()
     }
     history = fit(
@@ -131,7 +131,7 @@ def train_one(name: str, tables: dict[str, Table], epochs: int) -> tuple[Multimo
         batches["train"],
         batches["validation"],
         epochs=epochs,
-        learning_rate=3e-4 if "FT" in name else 2e-3,
+        learning_rate=3e-4 if "FT" in name else 3e-3,
         weight_decay=0.05,
         patience=6,
         progress=False,
