@@ -6,7 +6,17 @@ from collections.abc import Mapping, Sequence
 
 from common import Row, machine, table
 
-VERSIONS = ("torchvision", "torchaudio", "pillow", "soundfile", "soxr", "av", "transformers", "tokenizers")
+VERSIONS = (
+    "torchvision",
+    "torchaudio",
+    "pillow",
+    "torchcodec",
+    "soundfile",
+    "soxr",
+    "av",
+    "transformers",
+    "tokenizers",
+)
 
 INTRODUCTION = """# Speed of the data path
 
@@ -29,7 +39,8 @@ a table holds is shared by all workers.
 Our loader hands out uint8, and the encoder normalises on its device. So there are two rows for each: what the loader
 does until there is a tensor of its kind, and `with normalising`, where both end with a batch of normalised floats and
 our encoder's part runs on the CPU and counts. Crops of 8 to 100 % are the default of v2, crops of 80 to 100 % that of
-our encoders. Decoding alone is Pillow's, at the smallest scale of the JPEG decoder that keeps 256 pixels.
+our encoders. Decoding alone is Pillow's, at the smallest scale of the JPEG decoder that keeps 256 pixels. torchcodec decodes ours
+where it is installed (`mmfuse[images]`); in the rows without it Pillow decodes on both sides.
 """,
     "Sound": """
 Five seconds, one channel, 44.1 to 16 kHz; `normalised` is zero mean and unit variance in both. Ours looks for NaN, too.
@@ -50,7 +61,14 @@ training.
 
 def page(parts: Mapping[str, Sequence[Row]]) -> str:
     """The whole page."""
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in VERSIONS)
+    versions = ", ".join(f"{name} {_version(name)}" for name in VERSIONS)
     head = INTRODUCTION.format(**machine(), cores=os.cpu_count(), versions=versions)
     tables = [f"## {title}\n{NOTES[title]}\n{table(rows)}\n" for title, rows in parts.items() if rows]
     return "\n".join([head, *tables])
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"

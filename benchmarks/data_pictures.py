@@ -6,11 +6,11 @@ from pathlib import Path
 import torch
 from common import Row
 from data_files import film, photos
-from data_measure import Case, Setting, faster, slower
+from data_measure import Case, Setting, faster, hidden, slower
 from plain import data_images, data_video
 
 from mmfuse.contracts import Input
-from mmfuse.data.transforms import ImageTransform, VideoTransform
+from mmfuse.data.transforms import ImageTransform, VideoTransform, _decode_image
 from mmfuse.encoders import ViTEncoder
 
 SIZE = 224
@@ -43,6 +43,23 @@ def images(width: int, height: int, target: float, setting: Setting) -> list[Row
         f"images {width}x{height}, crops of 80 to 100 %: to decoding alone": (_each(data_images.decode, paths), 0.55)
     }
     return rows + faster(setting, _each(transform, paths), bare, len(paths))
+
+
+def without_torchcodec(setting: Setting) -> list[Row]:
+    """Training where only Pillow decodes, on both sides."""
+    paths = photos(setting.place("images"), 500, 375, 2 if setting.quick else 8)
+    encoder = ViTEncoder.preset("tiny", size=SIZE)
+    rows = []
+    for name, (scale, interpolation) in CROPS.items():
+        transform = ImageTransform(SIZE, crop_scale=scale, flip=0.5, interpolation=interpolation)
+        steps = data_images.train_steps(
+            SIZE, scale=scale, interpolation=interpolation, mean=encoder.mean, std=encoder.std
+        )
+        other = _each(partial(data_images.read, steps=steps), paths)
+        name = f"images 500x375 without torchcodec, {name}: to Pillow and v2"
+        with hidden(_decode_image, "_torchcodec"):
+            rows += faster(setting, _each(transform, paths), {name: (other, 2.0)}, len(paths))
+    return rows
 
 
 def _both(name, setting, transform, steps, encoder, paths, target) -> list[Row]:
@@ -100,5 +117,6 @@ def video(setting: Setting) -> list[Row]:
 CASES: dict[str, Case] = {
     "images 500x375": partial(images, 500, 375, 2.0),
     "images 1920x1080": partial(images, 1920, 1080, 1.8),
+    "images without torchcodec": without_torchcodec,
     "video": video,
 }

@@ -1,12 +1,11 @@
 """G20: sound read and resampled, against soundfile with torchaudio's function."""
 
-from contextlib import contextmanager
 from functools import partial
 
 import soundfile
 from common import Row
 from data_files import clips, sound
-from data_measure import Case, Setting, faster
+from data_measure import Case, Setting, faster, hidden
 from plain import data_sound
 
 from mmfuse.data.transforms import AudioTransform
@@ -39,7 +38,7 @@ def without_soxr(setting: Setting) -> list[Row]:
         "sound, wav, without soxr: to torchaudio": (own, 1.6),
         "sound, wav, without soxr: to torchaudio with the filter of ours": (sharp, 1.6),
     }
-    with _hidden_soxr():
+    with hidden(resampling, "_soxr"):
         return faster(setting, _each(AudioTransform(RATE_HZ, normalize=False), paths), others, len(paths))
 
 
@@ -69,15 +68,6 @@ def _each(run, values):
             run(value)
 
     return runs
-
-
-@contextmanager
-def _hidden_soxr():
-    found, resampling._soxr = resampling._soxr, lambda: None
-    try:
-        yield
-    finally:
-        resampling._soxr = found
 
 
 CASES: dict[str, Case] = {"sound": files, "sound without soxr": without_soxr, "sound normalised": normalisation}
