@@ -167,6 +167,24 @@ def test_nothing_is_interpolated_in_a_long_gap():
         SeriesTransform(1, times=0, rate_hz=2, max_gap_s=1.5)(cell)
 
 
+def test_statistics_of_a_dataset_read_each_item_once():
+    class Items(torch.utils.data.Dataset):
+        read = ()
+
+        def __len__(self):
+            return 5
+
+        def __getitem__(self, row):
+            self.read = (*self.read, row)
+            return {"series": np.full((row + 1, 1), float(row))}
+
+    items = Items()
+    table, items.read = read_table(items), ()
+
+    assert series_statistics(table, "series")["mean"] == [pytest.approx(40 / 15)]
+    assert items.read == (0, 1, 2, 3, 4)
+
+
 @pytest.mark.parametrize(("start", "rate_hz"), [(0.0, 10), (1.7e9 + 0.123, 10), (1.7e9, 1000)])
 def test_rounded_times_neither_make_gaps_nor_lose_the_last_step(start, rate_hz):
     for steps in range(2, 60):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -37,14 +38,15 @@ def series_statistics(table: Table, column: str, *, reading: Mapping[str, Any] |
     table.require_column(column)
     reading = dict(reading or {})
     require_known_names("series_statistics(reading=...)", reading, READING, "keyword")
-    rows = [row for row in range(len(table)) if table.cell(row, column) is not None]
-    if not rows:
+    cells = ((row, cell) for row in range(len(table)) if (cell := table.cell(row, column)) is not None)
+    first = next(cells, None)
+    if first is None:
         raise DataError(f"{table.name}: column {column!r} has no series. Expected at least one. Fill some cells.")
-    transform = SeriesTransform(_count_channels(table, rows[0], column, reading), **reading)
+    transform = SeriesTransform(_count_channels(table, *first, column, reading), **reading)
     parts = [_Sums(transform.channels), _Sums(1)] if transform.uneven else [_Sums(transform.channels)]
-    for row in rows:
+    for row, cell in chain([first], cells):
         with _named(table, row, column):
-            channels, seconds = transform.steps(_value(table, row, column))
+            channels, seconds = transform.steps(_value(table, cell))
         steps = [channels] if seconds is None else [channels, np.log(np.diff(seconds))[:, None]]
         for sums, numbers in zip(parts, steps, strict=True):
             sums.add(numbers)
@@ -81,14 +83,14 @@ class _Sums:
         return np.where(std > 1e-12 * np.abs(self.mean), std, 1.0)
 
 
-def _count_channels(table: Table, row: int, column: str, reading: Mapping[str, Any]) -> int:
+def _count_channels(table: Table, row: int, cell: Any, column: str, reading: Mapping[str, Any]) -> int:
     with _named(table, row, column):
-        value = _value(table, row, column)
-        return read_series(value, reading.get("times"), reading.get("max_bytes", MAX_BYTES))[0].shape[1] or 1
+        return (
+            read_series(_value(table, cell), reading.get("times"), reading.get("max_bytes", MAX_BYTES))[0].shape[1] or 1
+        )
 
 
-def _value(table: Table, row: int, column: str) -> Any:
-    cell = table.cell(row, column)
+def _value(table: Table, cell: Any) -> Any:
     return table.path(cell) if isinstance(cell, str) else cell
 
 
