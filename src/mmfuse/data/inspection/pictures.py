@@ -79,13 +79,13 @@ def _png(pixels: Any) -> str:
 
 
 def _lines(points: Any, envelope: bool) -> list[list[float | None]]:
-    """A few channels with a few points each, from 0 to 1; a gap is None. Of a sound, its lowest and highest values."""
+    """A few channels with a few points each, from 0 to 1; a gap is None. A sound goes up and down between them."""
     few = np.asarray(points, dtype=np.float64)[:, :LINES]
     low, high = np.nanmin(few), np.nanmax(few)
     few = (few - low) / (high - low) if high > low else few * 0 + 0.5
     parts = [part for part in np.array_split(few, min(POINTS, len(few)))]
     if envelope:
-        channels = [[part.min() for part in parts], [part.max() for part in parts]]
+        channels = [[end for part in parts for end in (part.min(), part.max())]]
     else:
         channels = np.array([part[len(part) // 2] for part in parts]).T.tolist()
     return [[None if np.isnan(y) else round(float(y), 4) for y in channel] for channel in channels]
