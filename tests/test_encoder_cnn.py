@@ -219,6 +219,11 @@ def test_remembers_how_it_was_built(preset):
 def test_says_what_is_wrong(tmp_path):
     with pytest.raises(ValueError, match=r"CNNEncoder got mean=.*and std=\[0\.5\]\. Expected three values.*Repeat"):
         CNNEncoder("resnet18", std=[0.5])
+    for wrong in ({"size": 0}, {"dim": 0}):
+        with pytest.raises(ValueError, match=rf"CNNEncoder got {next(iter(wrong))}=0\. Expected a number above 0"):
+            CNNEncoder("resnet18", **wrong)
+    with pytest.raises(ValueError, match=r"CNNEncoder got std\[1\]=0\. Expected a number above 0"):
+        CNNEncoder("resnet18", std=[1, 0, 1])
     with pytest.raises(ValueError, match=r"no model named 'resnt18'\. Expected one of .*Did you mean 'resnet18'\?"):
         CNNEncoder("resnt18")
     with pytest.raises(ValueError, match=r"freeze=5\. Expected 'none', 'all', or a number from 0 to 4"):

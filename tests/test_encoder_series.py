@@ -162,6 +162,8 @@ def test_remembers_how_it_was_built():
 def test_says_what_is_wrong():
     with pytest.raises(ValueError, match=r"cell='gur'\. Expected one of \['gru', 'lstm'\]\. Did you mean 'gru'\?"):
         SeriesEncoder(8, channels=2, cell="gur")
+    with pytest.raises(ValueError, match=r"SeriesTransform got rate_hz=0\. Expected a number above 0"):
+        SeriesEncoder(8, channels=2, reading={"times": 0, "rate_hz": 0})
     with pytest.raises(
         ValueError, match=r"cannot split dim=7 into two directions\. Expected an even dim\. Choose dim=8"
     ):

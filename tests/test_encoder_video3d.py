@@ -266,6 +266,9 @@ def test_remembers_how_it_was_built(preset):
 def test_says_what_is_wrong(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"no network named 'r3d_8'\. Expected one of .*Did you mean 'r3d_18'\?"):
         Video3DEncoder("r3d_8")
+    for name in ("num_frames", "size", "dim"):
+        with pytest.raises(ValueError, match=rf"Video3DEncoder got {name}=0\. Expected a number above 0"):
+            make(**{name: 0})
     with pytest.raises(ValueError, match=r"num_frames=8 and size=224 for 'mvit_v1_b'\. Expected num_frames=16 and"):
         Video3DEncoder("mvit_v1_b", num_frames=8)
     with pytest.raises(ValueError, match=r"stages=\[\[16, 1\], \[40, 1\]\]\. Expected channels that double.*Try"):

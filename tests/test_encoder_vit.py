@@ -236,6 +236,8 @@ def test_exports_with_pixels_of_uint8():
 def test_says_what_is_wrong(tmp_path):
     with pytest.raises(ValueError, match=r"ViTEncoder got mean=\[0\.5\].*Expected three values each.*Repeat"):
         make("vit", mean=[0.5], std=[0.5, 0.5])
+    with pytest.raises(ValueError, match=r"ViTEncoder got size=0\. Expected a number above 0"):
+        make("vit", size=0)
     grey = ViTEncoder({"model_type": "vit"} | VIT | {"num_channels": 1})
     with pytest.raises(ValueError, match=r"uint8 images with 1 channels, but means of 3\. Expected equal.*Build"):
         grey(Input(torch.zeros(1, 1, 32, 32, dtype=torch.uint8), torch.tensor([True])))

@@ -349,6 +349,9 @@ def test_says_what_is_wrong_with_the_settings(monkeypatch):
         VideoTransform(16, num_frames=4, fps=2.0)
     with pytest.raises(ValueError, match=r"VideoTransform got size=0"):
         VideoTransform(0, num_frames=4)
+    for wrong in ({"num_frames": 0}, {"fps": 0}):
+        with pytest.raises(ValueError, match=rf"got {next(iter(wrong))}=0\. Expected a number above 0"):
+            VideoTransform(16, **wrong)
     with pytest.raises(ValueError, match=r"crop_scale=\[0\.5, 2\.0\]\. Expected two shares.*Try \(0\.8, 1\.0\)"):
         VideoTransform(16, num_frames=4, crop_scale=(0.5, 2.0))
     monkeypatch.setitem(__import__("sys").modules, "av", None)

@@ -6,6 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from mmfuse._checks import require_positive
 from mmfuse.contracts import Input
 
 
@@ -21,7 +22,8 @@ class Pixels(nn.Module):
         std: :math:`\sigma`, of each channel.
 
     Raises:
-        ValueError: for another number of channels than 1 or 3; in ``forward`` if the images have another.
+        ValueError: for another number of channels than 1 or 3, and for a std of 0; in ``forward`` if the images have
+            another number.
     """
 
     scale: Tensor
@@ -35,6 +37,7 @@ class Pixels(nn.Module):
                 f"{owner} got mean={list(mean)} and std={list(std)}. Expected three values each, for red, green and "
                 "blue. Repeat the value of a grey image three times."
             )
+        require_positive(owner, **{f"std[{i}]": x for i, x in enumerate(std)})
         # Not in the state dict, and on the CPU also where an encoder is laid out without memory ("meta").
         centre, spread = (torch.tensor(list(values), device="cpu").reshape(-1, 1, 1) for values in (mean, std))
         self.register_buffer("scale", 1 / (255 * spread), persistent=False)

@@ -81,7 +81,8 @@ class Video3DEncoder(WrappedEncoder):
     ) -> None:
         super().__init__()
         usual = CLIPS.get(name, (16, 112))
-        self.num_frames, self.size = num_frames or usual[0], size or usual[1]
+        self.num_frames = usual[0] if num_frames is None else num_frames
+        self.size = usual[1] if size is None else size
         require_positive("Video3DEncoder", num_frames=self.num_frames, size=self.size, dim=1 if dim is None else dim)
         self.mean, self.std = list(mean), list(std)
         self.pixels = Pixels("Video3DEncoder", mean, std)

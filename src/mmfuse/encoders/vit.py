@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmfuse._checks import require_choice, require_shape
+from mmfuse._checks import require_choice, require_positive, require_shape
 from mmfuse._record import recorded
 from mmfuse.contracts import Features, Input
 from mmfuse.data.transforms.image import ImageTransform
@@ -92,7 +92,8 @@ class ViTEncoder(WrappedEncoder):
     ) -> None:
         super().__init__()
         made = as_config("ViTEncoder", _settings(config))
-        self.size = size or _config_size(made)
+        self.size = _config_size(made) if size is None else size
+        require_positive("ViTEncoder", size=self.size)
         self.channels = getattr(made, "num_channels", 3)
         self.mean, self.std = list(mean), list(std)
         self.pixels = Pixels("ViTEncoder", mean, std)
@@ -122,7 +123,7 @@ class ViTEncoder(WrappedEncoder):
             "checkpointing": checkpointing,
         }
         with torch.device("meta"):  # no time or memory for random weights that are replaced at once
-            encoder = cls(config, **image | ({"size": size} if size else {}), **options)
+            encoder = cls(config, **image | ({} if size is None else {"size": size}), **options)
         encoder._adopt(load("ViTEncoder", name, config, attention), freeze, checkpointing)
         encoder.pretrained = True
         return encoder
@@ -139,7 +140,7 @@ class ViTEncoder(WrappedEncoder):
         ``pooled`` is the mean of its tokens, from which small models learn faster (Beyer et al., 2022).
         """
         settings = require_preset("ViTEncoder", name, PRESETS)
-        config = {"model_type": "vit"} | settings | ({"image_size": size} if size else {})
+        config = {"model_type": "vit"} | settings | ({} if size is None else {"image_size": size})
         return cls(config, **{"pool": "mean", **options})
 
     def forward(self, input: Input) -> Features:

@@ -67,7 +67,8 @@ class SeriesTransform:
         max_bytes: int = MAX_BYTES,
     ) -> None:
         require_positive("SeriesTransform", channels=channels, max_gap_s=max_gap_s, max_bytes=max_bytes)
-        require_positive("SeriesTransform", rate_hz=rate_hz or 1, max_steps=1 if max_steps is None else max_steps)
+        limits = {"rate_hz": rate_hz, "max_steps": max_steps}
+        require_positive("SeriesTransform", **{name: x for name, x in limits.items() if x is not None})
         require_choice("SeriesTransform", "gaps", gaps, ("error", "keep"))
         if rate_hz is not None and times is None:
             raise ValueError(

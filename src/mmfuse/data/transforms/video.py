@@ -76,7 +76,8 @@ class VideoTransform:
                 f"VideoTransform got num_frames={num_frames} and fps={fps}. Expected one of the two: frames "
                 "in a clip, or frames a second. Give num_frames=8 for example."
             )
-        require_positive("VideoTransform", size=size, num_frames=num_frames or 1, fps=fps or 1, max_seconds=max_seconds)
+        wanted = {"num_frames": num_frames} if fps is None else {"fps": fps}
+        require_positive("VideoTransform", size=size, max_seconds=max_seconds, **wanted)
         require_positive("VideoTransform", max_pixels=max_pixels, max_frames=max_frames)
         require_share("VideoTransform", flip=flip)
         if crop_scale and not (len(crop_scale) == 2 and 0 < crop_scale[0] <= crop_scale[1] <= 1):
