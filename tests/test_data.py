@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny_data import make_model, write_rows
 
-from mmfuse.data import DataError, TableDataset, load_batches, read_table
+from mmfuse.data import DataError, TableDataset, collate, load_batches, read_table
 from mmfuse.training import fit
 
 
@@ -32,6 +32,19 @@ def test_a_batch_holds_what_the_rows_hold(tmp_path):
     assert batch.targets["kind"].values.tolist() == [0, 1, 2] * 4
     assert batch.targets["size"].known.tolist() == [cell is not None for cell in table.column("size")]
     assert model(batch).predictions["kind"].isfinite().all()
+
+
+def test_samples_can_be_collated_by_hand(tmp_path):
+    table = read_table(write_rows(tmp_path))
+    model = make_model()
+    dataset = load_batches(table, model).dataset
+
+    blanks = {name: task.blank() for name, task in model.tasks.items()}
+    batch = collate([dataset[row] for row in (2, 3, 4)], dataset.transforms, blanks)
+
+    (expected,) = load_batches(table.take([2, 3, 4]), model)
+    leaves = torch.utils._pytree.tree_leaves
+    torch.testing.assert_close(leaves(batch), leaves(expected), rtol=0, atol=0)
 
 
 def test_a_modality_that_no_row_has_is_blank_and_absent(tmp_path):
