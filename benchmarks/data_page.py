@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import os
+import textwrap
 from collections.abc import Mapping, Sequence
 
 from common import Row, machine, table
@@ -21,7 +22,8 @@ VERSIONS = (
 INTRODUCTION = """# Speed of the data path
 
 Made by `python benchmarks/data.py --markdown docs/data_speed.md`; do not edit it by hand. Measured with torch {torch}
-on {device}, {cores} cores that other programs use as well, {threads} thread; {versions}.
+on {device}, {cores} cores that other programs use as well, {threads} thread, with
+{versions}.
 
 Files are made by the script: photos of noise with as many bits a pixel as photos have (JPEG, quality 90), sound of
 tones and noise, an H.264 clip. Ours and the other way (`benchmarks/plain/data_*.py`) run in turn in one process, and
@@ -39,8 +41,8 @@ a table holds is shared by all workers.
 Our loader hands out uint8, and the encoder normalises on its device. So there are two rows for each: what the loader
 does until there is a tensor of its kind, and `with normalising`, where both end with a batch of normalised floats and
 our encoder's part runs on the CPU and counts. Crops of 8 to 100 % are the default of v2, crops of 80 to 100 % that of
-our encoders. Decoding alone is Pillow's, at the smallest scale of the JPEG decoder that keeps 256 pixels. torchcodec decodes ours
-where it is installed (`mmfuse[images]`); in the rows without it Pillow decodes on both sides.
+our encoders. torchcodec decodes ours where it is installed (`mmfuse[images]`); in the rows without it Pillow decodes on
+both sides. Decoding alone is Pillow's, at the smallest scale of the JPEG decoder that keeps 256 pixels.
 """,
     "Sound": """
 Five seconds, one channel, 44.1 to 16 kHz; `normalised` is zero mean and unit variance in both. Ours looks for NaN, too.
@@ -62,7 +64,7 @@ training.
 def page(parts: Mapping[str, Sequence[Row]]) -> str:
     """The whole page."""
     versions = ", ".join(f"{name} {_version(name)}" for name in VERSIONS)
-    head = INTRODUCTION.format(**machine(), cores=os.cpu_count(), versions=versions)
+    head = INTRODUCTION.format(**machine(), cores=os.cpu_count(), versions="\n".join(textwrap.wrap(versions, 118)))
     tables = [f"## {title}\n{NOTES[title]}\n{table(rows)}\n" for title, rows in parts.items() if rows]
     return "\n".join([head, *tables])
 
