@@ -46,6 +46,7 @@ def test_the_table_has_every_model_beside_the_best_possible(generated):
     assert scores["the best possible", "table"][1] < 0.7
     assert all(scores[key][1] < best[1] + 0.03 for key in scores)
     assert re.search(r"Concat .* series \d+\.\d% 0\.\d+  table \d+\.\d% 0\.\d+", printed)
+    assert "luck moves accuracy by 8.0%" in printed
     assert "600 train, 150 validation, 150 test" in printed
 
 
