@@ -86,7 +86,7 @@ def _open(source: Any) -> Source:
 
 def _open_file(path: Path) -> Source:
     if not path.is_file():
-        near = nearest(path.name, [p.name for p in path.parent.glob("*")]) if path.parent.is_dir() else ""
+        near = nearest(path.name, [p.name for p in path.parent.glob("*") if p != path]) if path.parent.is_dir() else ""
         raise DataError(f"{path} is not a file. Expected a table ({', '.join(FILES)}).{near} Check the path.")
     for ending, read in FILES.items():
         if path.name.lower().endswith(ending):

@@ -1,5 +1,6 @@
 """What a source hands to the table."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ class Source:
 
 def require_different(name: str, header: Sequence[str], place: str = "") -> None:
     """Raise DataError if two columns have one name."""
-    if twice := sorted({column for column in header if header.count(column) > 1}):
+    if twice := sorted(column for column, count in Counter(header).items() if count > 1):
         places = [i + 1 for i, column in enumerate(header) if column == twice[0]]
         raise DataError(
             f"{name}{place} has columns of one name: {twice} (columns {places}). Expected different names. Rename them."
