@@ -36,6 +36,7 @@ class BatchDataset(Dataset):
     """
 
     name = ""  # of the table, for messages
+    ways: tuple[str, ...] = ("raise", "absent", "skip")  # what on_error may be
 
     def __init__(
         self,
@@ -48,7 +49,7 @@ class BatchDataset(Dataset):
         check_finite: bool,
     ) -> None:
         owner = type(self).__name__
-        require_choice(owner, "on_error", on_error, ("raise", "absent", "skip"))
+        require_choice(owner, "on_error", on_error, self.ways)
         if max_errors is not None and max_errors != 1:
             require_share(owner, max_errors=max_errors)
         self.transforms = dict(transforms)
@@ -160,12 +161,15 @@ class Problems:
     def add(self, place: int, modality: str, error: Exception, where: str = "") -> None:
         """Raise, or remember that the row at this place of the batch has a problem in this modality."""
         row = self.rows[place]
+        ours = isinstance(error, (ValueError, OSError, ImportError))
+        said = str(error) if ours else f"{type(error).__name__}: {error}."  # the text of a KeyError is the bare key
         if self.dataset.on_error == "raise":
+            absent = "'absent' to go on without it and have it counted, or on_error="
             raise DataError(
-                f"{self.dataset.place(row, modality)}:{where} {error} Mend or empty the cell, or pass on_error='absent'"
-                " to go on without it and have it counted, or on_error='skip' to leave out the row."
+                f"{self.dataset.place(row, modality)}:{where} {said} Mend or empty the cell, or pass on_error="
+                f"{absent if 'absent' in self.dataset.ways else ''}'skip' to leave out the row."
             ) from error
-        self.found.append(Problem(row, modality, str(error)))
+        self.found.append(Problem(row, modality, said))
         self.places.add(place)
 
     def of(self, modality: str, where: Any = None) -> Fail:

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from mmfuse._checks import require_choice, require_known_names
+from mmfuse._checks import require_known_names
 from mmfuse.contracts import Batch, Target
 from mmfuse.data.batches import BatchDataset, Problems
 from mmfuse.data.collate import Sample, make_target
@@ -44,6 +44,8 @@ class SampleDataset(BatchDataset):
         seed: of what is random in the samples.
     """
 
+    ways = ("raise", "skip")
+
     def __init__(
         self,
         samples: Any,
@@ -60,7 +62,6 @@ class SampleDataset(BatchDataset):
                 f"load_batches got a {type(samples).__name__}. Expected a table, or a torch Dataset with a length "
                 "whose items are mmfuse.data.Sample. Read a file with read_table(path)."
             )
-        require_choice("SampleDataset", "on_error", on_error, ("raise", "skip"))
         super().__init__(
             len(samples), transforms, tasks, on_error=on_error, max_errors=max_errors, check_finite=check_finite
         )
