@@ -26,9 +26,10 @@ class Order(Sampler):
         epoch = self.epoch  # another pass may begin before this one ends
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         order = _memory_of_its_own(self.rows)
-        torch.randperm(self.rows, generator=generator, out=order) if self.shuffle else torch.arange(
-            self.rows, out=order
-        )
+        if self.shuffle:
+            torch.randperm(self.rows, generator=generator, out=order)
+        else:
+            torch.arange(self.rows, out=order)
         starts = range(0, self.rows, self.batch_size)
         return ((epoch, order[start : start + self.batch_size]) for start in starts)
 
