@@ -71,6 +71,8 @@ def load(
         ValueError: the folder is not a saved model, is damaged, or names a class that is not known.
     """
     folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder. Expected one that mmfuse.save has written. Check the path.")
     config = read_json(folder / "config.json")
     if config.get("format") != "mmfuse" or config.get("version") != VERSION:
         raise ValueError(
