@@ -65,7 +65,8 @@ class ArrayFile:
         shown = f"{sorted(names)[:20]}{f' and {len(names) - 20} more' if len(names) > 20 else ''}"
         asked = "no key was given" if self.key is None else f"no {what} {self.key!r} is among them"
         hint = nearest(self.key or "", names)
-        raise ValueError(f"The file holds {len(names)} {what}s {shown}, and {asked}. Expected key= one of them.{hint}")
+        wanted = "key= one of them" if self.key is None else "one of them"
+        raise ValueError(f"The file holds {len(names)} {what}s {shown}, and {asked}. Expected {wanted}.{hint}")
 
 
 def read_npy(source: ArrayFile) -> Any:
