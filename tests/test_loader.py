@@ -72,6 +72,16 @@ def test_a_dataset_gives_whole_batches_to_a_plain_data_loader():
         dataset.__getitems__([(0, 1), (1, 1)])
 
 
+@pytest.mark.plain
+def test_any_whole_number_is_a_seed_and_there_are_no_negative_workers():
+    table, model = read_table(rows_of(5)), model_of(x=Number())
+
+    assert len(list(load_batches(table, model, train=True, seed=2**70, batch_size=2))) == 3
+    for name in ("workers", "timeout"):
+        with pytest.raises(ValueError, match=f"Loader got {name}=-1. Expected 0 or more"):
+            load_batches(table, model, **{name: -1})
+
+
 def test_a_row_may_be_counted_from_the_end():
     dataset = TableDataset(read_table(rows_of(5)), {"text": Letters()}, {"y": Classification(4, ["a", "b"])})
 

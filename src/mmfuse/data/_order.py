@@ -24,7 +24,7 @@ class Order(Sampler):
 
     def __iter__(self) -> Iterator[tuple[int, Tensor]]:
         epoch = self.epoch  # another pass may begin before this one ends
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + epoch) % 2**63)
         order = _memory_of_its_own(self.rows)
         if self.shuffle:
             torch.randperm(self.rows, generator=generator, out=order)

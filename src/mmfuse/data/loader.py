@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from mmfuse._checks import require_known_names, require_positive
+from mmfuse._checks import require_known_names, require_not_negative, require_positive
 from mmfuse.contracts import Batch
 from mmfuse.data._order import Order, OrderOfLists
 from mmfuse.data.batches import BatchDataset
@@ -97,6 +97,7 @@ class Loader:
         timeout: float = 300.0,
     ) -> None:
         require_positive("Loader", batch_size=batch_size)
+        require_not_negative("Loader", workers=workers, timeout=timeout)
         if not len(dataset):
             raise DataError(f"{dataset.name} has no rows. Expected at least one. Is it the right file, or split?")
         if mix is not None:
@@ -149,7 +150,7 @@ class Loader:
             persistent_workers=True,
             pin_memory=self._pin,
             timeout=self._timeout,
-            generator=torch.Generator().manual_seed(self._seed),  # iter() would draw from the global one
+            generator=torch.Generator().manual_seed(self._seed % 2**63),  # iter() would draw from the global one
         )
 
     def _reads_of_workers(self) -> Iterator[Read]:
