@@ -98,7 +98,7 @@ class FeatureTokenizer(nn.Module):
     def forward(
         self, numbers: Float[Tensor, "batch number"], codes: Int[Tensor, "batch category"]
     ) -> Float[Tensor, "batch column dim"]:
-        parts = [self.cls.expand(len(numbers), 1, -1)]
+        parts = [self.cls.expand(numbers.shape[0], 1, -1)]
         bias = self.bias.tensor_split((numbers.shape[1],))
         if self.weight is not None:
             parts.append(torch.addcmul(bias[0], numbers.to(self.weight.dtype)[..., None], self.weight))

@@ -27,7 +27,8 @@ class TemporalConvEncoder(nn.Module):
     A token sees :math:`2 (k - 1) (2^L - 1) + 1` steps, :math:`k` taps in :math:`L` blocks: half of them before it and
     half after it (:math:`c = (k - 1) / 2`), or, as in the paper, all before it (``causal``, :math:`c = k - 1`). The
     pooled vector is the mean of the real tokens. What is not real is zero before every convolution, and the norm is
-    over the channels of one step (the paper normalises weights), so padding changes nothing.
+    over the channels of one step (the paper normalises weights), so padding changes nothing. Also unlike the paper,
+    nothing bends the sum with the shortcut.
 
     Args:
         dim: width of the tokens.
