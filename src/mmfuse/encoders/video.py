@@ -57,8 +57,8 @@ class VideoEncoder(nn.Module):
         num_heads: int = 4,
         dropout: float = 0.0,
         num_frames: int | None = None,
-        fps: float | None = None,
-        max_seconds: float = 60.0,
+        fps: int | float | None = None,
+        max_seconds: int | float = 60.0,
     ) -> None:
         super().__init__()
         has_both = hasattr(frame_encoder, "dim") and hasattr(frame_encoder, "transform")
