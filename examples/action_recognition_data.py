@@ -27,7 +27,7 @@ ROWS, COLUMNS = slice(12, 60), slice(16, 64)  # where people are in the 60 x 80 
 
 
 def read_recordings(folder: Path) -> Table:
-    """One row a recording. Cells are arrays: clips of one size are held as one array, series have their own lengths."""
+    """One row a recording. Cells are arrays, held in memory."""
     data, clips = dict(np.load(folder / "utd_mhad.npz")), np.load(folder / "depth_16x60x80.npz")["depth"]
     inertial, skeleton = (_cut(data[name], data[f"{name}_offset"]) for name in ("inertial", "skeleton"))
     return read_table(
@@ -35,8 +35,8 @@ def read_recordings(folder: Path) -> Table:
             "depth": np.stack(
                 [show_motion(clip) for clip in clips]
             ),  # (recording, time, channel, height, width), uint8
-            "inertial": inertial,  # (time, 6): acceleration and rotation, 50 a second
-            "skeleton": [centre_body(joints) for joints in skeleton],  # (time, 60), 30 a second
+            "inertial": [at_one_tempo(steps, 96) for steps in inertial],  # (time, 6): acceleration and rotation
+            "skeleton": [at_one_tempo(centre_body(joints), 64) for joints in skeleton],  # (time, 60)
             "subject": data["subject"],
             "action": [ACTIONS[number] for number in data["action"]],
         }
@@ -54,6 +54,14 @@ def show_motion(clip: np.ndarray) -> np.ndarray:
     near = np.where(body, np.clip(128 + 4 * (middle - clip), 40, 255), 0)  # 4 grey levels are 16 mm
     change = np.diff(near, axis=0, prepend=near[:1])
     return np.stack([near, change.clip(0), (-change).clip(0)], axis=1).astype(np.uint8)
+
+
+def at_one_tempo(steps: np.ndarray, count: int) -> np.ndarray:
+    """A series at so many steps, from its start to its end: the same moment of the action at the same step."""
+    places = np.linspace(0, len(steps) - 1, count)
+    before = np.minimum(places.astype(int), max(len(steps) - 2, 0))
+    after, share = np.minimum(before + 1, len(steps) - 1), (places - before)[:, None]
+    return ((1 - share) * steps[before] + share * steps[after]).astype(np.float32)
 
 
 def centre_body(joints: np.ndarray) -> np.ndarray:
