@@ -21,8 +21,8 @@ VERSIONS = (
 
 INTRODUCTION = """# Speed of the data path
 
-Made by `python benchmarks/data.py --markdown docs/data_speed.md`; do not edit it by hand. Measured on {device}, {cores} cores
-that other programs use as well, {threads} thread, with torch {torch},
+Made by `python benchmarks/data.py --markdown docs/data_speed.md`; do not edit it by hand. Measured on {device},
+{cores} cores that other programs use as well, {threads} thread, with torch {torch},
 {versions}.
 
 Files are made by the script: photos of noise with as many bits a pixel as photos have (JPEG, quality 90), sound of
