@@ -8,7 +8,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from mmfuse import Input
 from mmfuse._record import arguments_of
-from mmfuse.encoders import SeriesEncoder
+from mmfuse.encoders import PatchSeriesEncoder, SeriesEncoder, TemporalConvEncoder
 from mmfuse.layers.recurrent import Recurrent
 
 MODELS = {
@@ -178,3 +178,14 @@ def test_says_what_is_wrong():
         ValueError, match=r"SeriesEncoder input has shape \(5, 40, 3\)\. Expected \(batch, time, width=2"
     ):
         SeriesEncoder(8, channels=2)(checks.series(checks.LENGTHS))
+
+
+@pytest.mark.plain
+@pytest.mark.parametrize("encoder", [SeriesEncoder, TemporalConvEncoder, PatchSeriesEncoder])
+def test_an_encoder_without_statistics_says_how_to_make_them(encoder):
+    name = encoder.__name__
+
+    with pytest.raises(
+        ValueError, match=rf"{name} got no channels\. .*Write {name}\(64, \*\*series_statistics\(train, 'n"
+    ):
+        encoder(64)

@@ -16,13 +16,18 @@ from mmfuse.encoders._inputs import require_width, token_mask
 
 def series_transform(
     owner: str,
-    channels: int,
+    channels: int | None,
     mean: Sequence[int | float] | None,
     std: Sequence[int | float] | None,
     reading: Mapping[str, Any] | None,
 ) -> SeriesTransform:
     """The transform of an encoder, from the keywords that :func:`mmfuse.data.series_statistics` makes."""
     require_known_names(f"{owner}(reading=...)", reading or {}, READING, "keyword")
+    if channels is None:
+        raise ValueError(
+            f"{owner} got no channels. Expected how many a series has, and their means and standard deviations in the "
+            f"training table. Write {owner}(64, **series_statistics(train, 'name'))."
+        )
     return SeriesTransform(channels, mean=mean, std=std, **(reading or {}))
 
 

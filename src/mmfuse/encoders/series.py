@@ -32,9 +32,10 @@ class SeriesEncoder(nn.Module):
 
     Args:
         dim: width of the tokens.
-        channels: how many channels a series has.
-        mean: of each channel in the training data, as ``SeriesTransform`` takes it.
-        std: their standard deviations.
+        channels: how many channels a series has; needed.
+        mean: of each channel in the training data, as ``SeriesTransform`` takes it; None: the series are taken as
+            standardised already, and pass as they are.
+        std: their standard deviations; None: 1.
         reading: the keywords of ``SeriesTransform`` that say how a cell is read, such as ``{"gaps": "keep"}``.
         cell: "gru" or "lstm".
         num_layers: layers of cells.
@@ -52,7 +53,7 @@ class SeriesEncoder(nn.Module):
         self,
         dim: int,
         *,
-        channels: int,
+        channels: int | None = None,
         mean: Sequence[int | float] | None = None,
         std: Sequence[int | float] | None = None,
         reading: Mapping[str, Any] | None = None,

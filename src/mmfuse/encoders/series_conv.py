@@ -32,9 +32,10 @@ class TemporalConvEncoder(nn.Module):
 
     Args:
         dim: width of the tokens.
-        channels: how many channels a series has.
+        channels: how many channels a series has; needed.
         mean: of each channel in the training data; ``**series_statistics(train, column)`` gives the four of them.
-        std: their standard deviations.
+            None: the series are taken as standardised already, and pass as they are.
+        std: their standard deviations; None: 1.
         reading: the keywords of ``SeriesTransform`` that say how a cell is read.
         num_layers: blocks, each twice as wide in time as the one before.
         kernel: taps of a convolution; odd, unless causal.
@@ -52,7 +53,7 @@ class TemporalConvEncoder(nn.Module):
         self,
         dim: int,
         *,
-        channels: int,
+        channels: int | None = None,
         mean: Sequence[int | float] | None = None,
         std: Sequence[int | float] | None = None,
         reading: Mapping[str, Any] | None = None,

@@ -36,9 +36,10 @@ class PatchSeriesEncoder(nn.Module):
 
     Args:
         dim: width of the tokens; a multiple of ``num_heads``.
-        channels: how many channels a series has.
+        channels: how many channels a series has; needed.
         mean: of each channel in the training data; ``**series_statistics(train, column)`` gives the four of them.
-        std: their standard deviations.
+            None: the series are taken as standardised already, and pass as they are.
+        std: their standard deviations; None: 1.
         reading: the keywords of ``SeriesTransform`` that say how a cell is read.
         patch: steps in a patch.
         stride: steps from one patch to the next, at most ``patch``; None: half of ``patch``.
@@ -56,7 +57,7 @@ class PatchSeriesEncoder(nn.Module):
         self,
         dim: int,
         *,
-        channels: int,
+        channels: int | None = None,
         mean: Sequence[int | float] | None = None,
         std: Sequence[int | float] | None = None,
         reading: Mapping[str, Any] | None = None,
