@@ -189,6 +189,10 @@ def test_the_whole_model_compiles_and_exports():
             lambda e, f, t: MultimodalModel(e, Concat({"text": 9}, 8), t),
             "Concat was built for {'text': 9}, but the encoders give {'text': 6}. Expected the same names and widths",
         ),
+        (
+            lambda e, f, t: MultimodalModel(e, f, {"mood": Classification(9, 2)}),
+            r"The task 'mood' was built for vectors of 9, but Concat makes 8. .* Build Classification\(8, ...\)",
+        ),
     ],
 )
 def test_a_model_that_cannot_work_is_not_built(build, message):

@@ -246,7 +246,7 @@ def edit(folder, change):
         ),
         (
             lambda f: edit(f, lambda c: c["model"]["arguments"]["fusion"]["arguments"].update(dim=16)),
-            "does not fit|mat1|shape",
+            "was built for vectors of 32, but Concat makes 16",
         ),
         (
             lambda f: edit(f, lambda c: c["model"]["arguments"]["tasks"]["size"].update({"$class": "Classification"})),

@@ -129,7 +129,7 @@ def test_a_split_has_every_row_once_and_keeps_groups_together(tmp_path):
         ("t.csv", 'y,text\n1,"a" word\n', "t.csv line 2 is not CSV: .* Expected quotation marks in pairs. Put"),
         ("t.jsonl", '{"a": 1}\n{"a": \n', "t.jsonl line 2 is not JSON: .* Expected one object a line"),
         ("t.jsonl", "[1]\n", "t.jsonl line 1 is a list. Expected an object with named cells"),
-        ("t.xlsx", "x", r"t.xlsx is of an unknown kind '.xlsx'. Expected .csv, .jsonl, .parquet, .* Convert it"),
+        ("t.xlsx", "x", r"t.xlsx is of an unknown kind '.xlsx'. Expected .csv, .tsv, .jsonl, .parquet, .* Convert it"),
     ],
 )
 def test_a_broken_table_is_refused_by_line(tmp_path, name, text, message):
@@ -319,3 +319,27 @@ def test_the_memory_of_a_worker_does_not_grow_with_the_table(tmp_path):
 
     text = (tmp_path / "100000.csv").stat().st_size
     assert used[100_000] - used[1000] < text / 3  # a copy would cost 1.5 times the text; what is left is noise
+
+
+def test_a_column_is_added_to_a_table_and_to_a_part_of_one():
+    table = read_table({"id": ["a", "b", "c"], "n": np.arange(3)})
+
+    more = table.with_column("file", [f"{cell}.csv" for cell in table.column("id")])
+    part = table.take([2, 0]).with_column("file", ["z", None]).with_column("n", [7, 8])
+
+    assert more.columns == ("id", "n", "file")
+    assert more.column("file") == ["a.csv", "b.csv", "c.csv"]
+    assert table.columns == ("id", "n")
+    assert [part.rows[i]["file"] for i in range(2)] == ["z", None]
+    assert [str(cell) for cell in part.column("n")] == ["7", "8"]
+    with pytest.raises(DataError, match="column 'file' got 2 cells. Expected 3, one for each row"):
+        table.with_column("file", ["x", "y"])
+
+
+def test_tabs_divide_the_cells_of_a_tsv_and_other_marks_are_named(tmp_path):
+    table = read_table(write(tmp_path / "t.tsv", "text\tlabel\na, b\tx\n"))
+
+    assert table.rows[0] == {"text": "a, b", "label": "x"}
+    assert read_table(write(tmp_path / "one.csv", "a;b\nx\n")).columns == ("a;b",)
+    with pytest.raises(DataError, match=r"has one column, 'text;label'. Expected cells with commas .*, not ';'"):
+        read_table(write(tmp_path / "t.csv", "text;label\nhello;x\n"))

@@ -11,6 +11,7 @@ from torch import nn
 
 from mmfuse import Batch, Features, Fused, Input, MultimodalModel, Target
 from mmfuse.data import load_batches, read_table
+from mmfuse.evaluation import evaluate, predict
 from mmfuse.fusion import Concat
 from mmfuse.losses import GivenWeights, Sum, UncertaintyWeighting
 from mmfuse.tasks import Classification, Regression
@@ -608,3 +609,30 @@ def test_a_history_can_be_read_by_name_and_saved(tmp_path):
     assert json.loads((tmp_path / "history.json").read_text())["epochs"][0]["r2"] is None
     with pytest.raises(KeyError, match="The history has no 'loss'. Expected one of"):
         history["loss"]
+
+
+def test_a_run_that_goes_on_for_more_epochs_has_the_rates_of_a_run_of_as_many(tmp_path):
+    batches = cut(random_batch(24), [8, 8, 8])
+    fit(model_of_vectors(), batches, epochs=1, folder=tmp_path, progress=False)
+
+    more = fit(model_of_vectors(), batches, epochs=3, folder=tmp_path, resume=True, progress=False)
+    whole = fit(model_of_vectors(), batches, epochs=3, progress=False)
+
+    assert [row["learning_rate"] for row in more.epochs[1:]] == [row["learning_rate"] for row in whole.epochs[1:]]
+
+
+def test_a_task_without_labels_in_the_validation_batches_is_told_once():
+    batch = random_batch(24)
+    other = Batch(batch.inputs, {"size": batch.targets["size"]})
+
+    with pytest.warns(UserWarning, match=r"have no label of \['sort'\]: the best epoch is chosen without") as caught:
+        fit(model_of_vectors(), [batch], [other], epochs=2, progress=False)
+
+    assert len(caught) == 1
+
+
+@pytest.mark.plain
+@pytest.mark.parametrize("use", [lambda m, t: fit(m, t, epochs=1), evaluate, predict])
+def test_a_table_is_not_batches(tmp_path, use):
+    with pytest.raises(TypeError, match=r"The batches are a Table. .* load_batches\(table, model\)"):
+        use(make_model(), read_table(write_rows(tmp_path)))

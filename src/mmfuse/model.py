@@ -41,6 +41,7 @@ class MultimodalModel(nn.Module):
         require_free_names("A modality", encoders)
         require_free_names("A task", tasks)
         _require_same_modalities(encoders, fusion)
+        _require_same_width(fusion, tasks)
         self.encoders = nn.ModuleDict(encoders)
         self.fusion = fusion
         self.tasks = nn.ModuleDict(tasks)
@@ -76,6 +77,19 @@ def _require_same_modalities(encoders: Mapping[str, nn.Module], fusion: nn.Modul
             f"{type(fusion).__name__} was built for {dict(dims)}, but the encoders give {dims_of(encoders)}. Expected "
             "the same names and widths. Build it with dims_of(encoders)."
         )
+
+
+def _require_same_width(fusion: nn.Module, tasks: Mapping[str, nn.Module]) -> None:
+    """Raise ValueError if a task was built for vectors of another width than the fusion makes (if both remember it)."""
+    dim = getattr(fusion, "_recorded_arguments", {}).get("dim")
+    for name, task in tasks.items():
+        task = getattr(task, "task", task)  # the one inside EachModality
+        wanted = getattr(task, "_recorded_arguments", {}).get("dim")
+        if dim is not None and wanted is not None and dim != wanted:
+            raise ValueError(
+                f"The task {name!r} was built for vectors of {wanted}, but {type(fusion).__name__} makes {dim}. "
+                f"Expected one width. Build {type(task).__name__}({dim}, ...), or the fusion with dim={wanted}."
+            )
 
 
 def _absent(batch: int, dim: int, like: Tensor) -> Features:

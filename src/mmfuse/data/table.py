@@ -1,6 +1,6 @@
 """A table of samples: rows of cells, held by column."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,9 @@ from torch import Tensor
 
 from mmfuse._checks import nearest
 from mmfuse.data._labels import classes_of, statistics_of
+from mmfuse.data._rows import Rows
 from mmfuse.data._split import parts_of
-from mmfuse.data.columns import Column
+from mmfuse.data.columns import Column, column_of
 from mmfuse.data.errors import DataError
 from mmfuse.data.paths import safe_path
 
@@ -44,7 +45,7 @@ class Table:
         return tuple(self.store)
 
     @property
-    def rows(self) -> "Rows":
+    def rows(self) -> Rows:
         """The rows as mappings from column to cell, made when asked for."""
         return Rows(self)
 
@@ -121,6 +122,27 @@ class Table:
     def take(self, indices: Iterable[int] | Tensor) -> "Table":
         """Some rows, in the order given."""
         return replace(self, chosen=self._places(indices))
+
+    def with_column(self, name: str, cells: Sequence[Any]) -> "Table":
+        """The same rows with one column more, or with other cells in one.
+
+        For what stands beside a table: ``table.with_column("pulse", [f"{id}.csv" for id in table.column("id")])``.
+
+        Args:
+            name: of the column.
+            cells: a cell for each row, None where it is empty.
+        """
+        if len(cells) != len(self):
+            raise DataError(
+                f"{self.name}: column {name!r} got {len(cells)} cells. Expected {len(self)}, one for each row. "
+                "Write None for an empty cell."
+            )
+        if self.chosen is not None:  # the others of the store have none
+            every: list[Any] = [None] * len(next(iter(self.store.values())))
+            for place, cell in zip(self.chosen.tolist(), cells, strict=True):
+                every[place] = cell
+            cells = every
+        return replace(self, store={**self.store, name: column_of(cells)})
 
     def where(self, column: str, wanted: Any) -> "Table":
         """The rows whose cell in a column is wanted; a row with an empty cell never is.
@@ -211,30 +233,3 @@ def _numbers(rows: Iterable[int]) -> Tensor:
         return torch.tensor(numbers, dtype=torch.int64)
     array = np.array(numbers)
     return torch.as_tensor(array.astype(np.int64) if array.dtype.kind == "u" else array)
-
-
-class Rows(Sequence[Mapping[str, Any]]):
-    """A table as a sequence of mappings from column to cell."""
-
-    def __init__(self, table: Table) -> None:
-        self.table = table
-
-    def __len__(self) -> int:
-        return len(self.table)
-
-    def __getitem__(self, row: Any) -> Any:
-        if isinstance(row, slice):
-            return Rows(self.table.take(range(*row.indices(len(self)))))
-        return {name: self.table.cell(row, name) for name in self.table.columns}
-
-    def __iter__(self) -> Iterator[Mapping[str, Any]]:
-        for first in range(0, len(self), 4096):
-            some = range(first, min(first + 4096, len(self)))
-            cells = [self.table.cells(some, name) for name in self.table.columns]
-            for row in zip(*cells, strict=True):
-                yield dict(zip(self.table.columns, row, strict=True))
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, (Rows, list, tuple)):
-            return NotImplemented
-        return len(self) == len(other) and all(mine == yours for mine, yours in zip(self, other, strict=True))

@@ -11,6 +11,7 @@ from torch import Tensor
 from mmfuse._files import device_of
 from mmfuse.contracts import Batch, Target
 from mmfuse.data.loader import tell_dropped
+from mmfuse.data.table import Table
 from mmfuse.losses import unknown_like
 from mmfuse.missing import hide as hide_modalities
 from mmfuse.model import MultimodalModel
@@ -31,6 +32,7 @@ def collect(model: MultimodalModel, batches: Iterable[Batch], *, hide: Collectio
 
     Warns of files that could not be read, in the name of the caller's caller.
     """
+    require_batches(batches)
     was_training, device = {part: part.training for part in model.modules()}, device_of(model)
     predictions: dict[str, list[Tensor]] = {}
     targets: list[Mapping[str, Target]] = []
@@ -58,6 +60,15 @@ def collect(model: MultimodalModel, batches: Iterable[Batch], *, hide: Collectio
         {name: torch.cat(parts) for name, parts in weights.items()},
         torch.cat(present),
     )
+
+
+def require_batches(batches: Any) -> None:
+    """Raise TypeError for a table, or anything else that cannot be iterated over."""
+    if isinstance(batches, Table) or not isinstance(batches, Iterable):
+        raise TypeError(
+            f"The batches are a {type(batches).__name__}. Expected something that gives a Batch after another. "
+            "Make them of a table: load_batches(table, model)."
+        )
 
 
 def finite_answers(caller: str, task: Any, prediction: Tensor) -> np.ndarray:

@@ -1,7 +1,8 @@
 """``fit``: the plain loop with the defaults that a real run needs."""
 
 import time
-from collections.abc import Iterable, Sequence, Sized
+import warnings
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch.optim import Optimizer
 from mmfuse._checks import require_positive
 from mmfuse.contracts import Batch
 from mmfuse.data.loader import tell_dropped
+from mmfuse.evaluation.collect import require_batches
 from mmfuse.evaluation.evaluate import evaluate
 from mmfuse.losses import Sum
 from mmfuse.model import MultimodalModel
@@ -20,7 +22,7 @@ from mmfuse.training.checkpoint import load_checkpoint, save_checkpoint
 from mmfuse.training.history import History
 from mmfuse.training.loop import Balance, train_epoch
 from mmfuse.training.meter import Meter
-from mmfuse.training.optimizer import check_partition, make_optimizer, parameter_groups, warmup_cosine
+from mmfuse.training.optimizer import check_partition, make_optimizer, parameter_groups, renew_rates, warmup_cosine
 from mmfuse.training.precision import Precision
 from mmfuse.training.seeds import seed_everything
 
@@ -135,6 +137,8 @@ def fit(  # noqa: PLR0913  flat keywords, as users of every other trainer expect
             numbers = evaluate(model, validation).numbers
             row |= {f"validation/{name}": value for name, value in numbers.items()}
             best.look(epoch, numbers)
+            if select == "loss" and epoch == 1:
+                _tell_unscored(model, numbers)
         row["seconds"] = time.perf_counter() - began
         history.epochs.append(row)
         history.best_epoch = best.epoch
@@ -149,6 +153,9 @@ def fit(  # noqa: PLR0913  flat keywords, as users of every other trainer expect
 
 def _require_batches(train: Iterable[Batch], validation: Any, select: str, patience: int | None) -> int:
     """The number of batches in an epoch, or an error before anything is trained."""
+    require_batches(train)
+    if validation is not None:
+        require_batches(validation)
     if not isinstance(train, Sized) or not len(train):
         raise ValueError(
             f"fit got a {type(train).__name__} {'without a batch' if isinstance(train, Sized) else 'without length'} "
@@ -160,6 +167,17 @@ def _require_batches(train: Iterable[Batch], validation: Any, select: str, patie
             "neither. Give validation batches."
         )
     return len(train)
+
+
+def _tell_unscored(model: MultimodalModel, numbers: Mapping[str, float]) -> None:
+    """Warn of tasks without a label in the validation batches: they do not count when an epoch is chosen."""
+    unscored = [name for name in model.tasks if not any(number.startswith(f"{name}/") for number in numbers)]
+    if unscored:
+        warnings.warn(
+            f"The validation batches have no label of {unscored}: the best epoch is chosen without. Expected labels of "
+            "every task. Add the column to the validation table.",
+            stacklevel=3,
+        )
 
 
 def _rate(optimizer: Optimizer) -> float:
@@ -185,5 +203,6 @@ def _start(
             "Pass resume=True to go on with that run, or choose another folder."
         )
     state = load_checkpoint(last, parts, settings)
+    renew_rates(parts["optimizer"], parts["schedule"])
     best.epoch, best.score = state["best"]["epoch"], state["best"]["score"]
     return History(state["history"], best.epoch), int(state["step"])

@@ -98,6 +98,12 @@ def warmup_cosine(optimizer: Optimizer, *, steps: int, warmup: float = 0.1) -> L
     return LambdaLR(optimizer, factor)
 
 
+def renew_rates(optimizer: Optimizer, schedule: LambdaLR) -> None:
+    """Set the rates to what the schedule says now: for a run that goes on for more epochs than it began with."""
+    for group, highest, factor in zip(optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True):
+        group["lr"] = highest * factor(schedule.last_epoch)
+
+
 def _trainable(modules: Sequence[nn.Module | None]) -> list[torch.nn.Parameter]:
     """Every trainable parameter once, also where modules share it."""
     every = (parameter for module in modules if module is not None for parameter in module.parameters())

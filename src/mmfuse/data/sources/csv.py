@@ -17,15 +17,16 @@ from mmfuse.data.sources.text_lines import LONGEST_LINE, bounded_lines, open_tex
 _AT_ONCE = 8192  # rows
 
 
-def read_csv(path: Path) -> Source:
+def read_csv(path: Path, *, delimiter: str = ",") -> Source:
     """A table with a header."""
     with open_text(path) as file:
-        pieces = _pieces(path.name, file)
+        pieces = _pieces(path.name, file, delimiter)
         lines, (header,) = next(pieces, (np.ones(1, np.int64), [[]]))
         require_different(path.name, header, f" line {lines[0]}")
         packers = [Packer() for _ in header]
         places = [np.zeros(0, np.int64)]
         for lines, rows in pieces:
+            _require_delimiter(path.name, header, rows)
             _require_equal_length(path.name, lines, rows, len(header))
             places.append(lines)
             if not rows:
@@ -36,12 +37,12 @@ def read_csv(path: Path) -> Source:
     return Source(path.name, path.parent, columns, torch.from_numpy(np.concatenate(places)))
 
 
-def _pieces(name: str, file: Any) -> Iterator[tuple[np.ndarray, list[list[str]]]]:
+def _pieces(name: str, file: Any, delimiter: str) -> Iterator[tuple[np.ndarray, list[list[str]]]]:
     """The header, then many rows at a time, each with the line where it ends; without empty lines.
 
     Strict: an open quotation mark would swallow the rows after it in silence.
     """
-    reader = csv.reader(bounded_lines(name, file), strict=True)
+    reader = csv.reader(bounded_lines(name, file), strict=True, delimiter=delimiter)
     usual = csv.field_size_limit(LONGEST_LINE)  # 131072 letters: too few for long texts
     try:
         header = next((cells for cells in reader if cells), [])
@@ -64,6 +65,16 @@ def _pieces(name: str, file: Any) -> Iterator[tuple[np.ndarray, list[list[str]]]
 
 def _line_breaks(cell: str) -> int:
     return cell.count("\n") + cell.count("\r") - cell.count("\r\n")
+
+
+def _require_delimiter(name: str, header: list[str], rows: list[list[str]]) -> None:
+    """Raise DataError if the cells seem to be divided by something else."""
+    for other in (";", "\t", "|"):
+        if len(header) == 1 and rows and 0 < header[0].count(other) == rows[0][0].count(other):
+            raise DataError(
+                f"{name} has one column, {header[0]!r}. Expected cells with commas between them (tabs in a .tsv), not "
+                f"{other!r}. Save it so, or give read_table(pandas.read_csv({name!r}, sep={other!r}, dtype=str))."
+            )
 
 
 def _require_equal_length(name: str, lines: np.ndarray, rows: list[list[str]], width: int) -> None:

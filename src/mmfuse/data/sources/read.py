@@ -1,6 +1,7 @@
 """Any source of samples -> a table."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from mmfuse.data.table import Table
 
 FILES: dict[str, Callable[[Path], Source]] = {
     ".csv": read_csv,
+    ".tsv": partial(read_csv, delimiter="\t"),
     ".jsonl": read_json_lines,
     ".parquet": read_parquet,
     ".csv.gz": read_csv,
@@ -40,10 +42,10 @@ def read_table(
     Paths in cells are relative to the table, and may not leave its folder.
 
     Args:
-        source: a ``.csv``, ``.jsonl`` or ``.parquet`` file; a pandas frame (missing values are empty cells); a list of
-            rows, each a mapping from column to cell; a mapping from column to array, tensor or list; a split of a
-            Hugging Face dataset; or any Dataset with a length whose items are mappings from column to cell. The last
-            two are read when asked.
+        source: a ``.csv``, ``.tsv``, ``.jsonl`` or ``.parquet`` file; a pandas frame (missing values are empty cells);
+            a list of rows, each a mapping from column to cell; a mapping from column to array, tensor or list; a split
+            of a Hugging Face dataset; or any Dataset with a length whose items are mappings from column to cell. The
+            last two are read when asked.
         columns: names that differ: ``{"image": "photo_file"}`` reads the modality ``image`` from the column
             ``photo_file``; ``{"audio": None}`` says that this table has no ``audio`` at all.
         root: the folder of the files that cells name, if not that of the table (else: the working folder).
