@@ -45,7 +45,8 @@ def test_the_first_bad_file_stops_the_run_within_its_batch(tmp_path, workers):
         batches = iter(load_batches(table.take(rows), make_model(), batch_size=2, workers=workers))
         next(batches)
         with pytest.raises(
-            DataError, match=rf"t.csv line {row + 2}, column '{modality}': file .*{name}.* Mend or empty"
+            DataError,
+            match=rf"t.csv line {row + 2}, column '{modality}': file .*{name}.* Or pass on_error='absent' to go on",
         ):
             next(batches)
 
@@ -244,3 +245,17 @@ def test_a_single_sample_of_a_skipped_row_is_empty():
 
     assert dataset[0].inputs == {"x": None} and dataset[0].targets == {"y": None}
     assert dataset[1].targets["y"].item() == 1
+
+
+@pytest.mark.plain
+def test_the_end_of_a_message_says_what_else_can_be_done_and_mends_nothing_twice():
+    class Mended(Odd):
+        def __call__(self, value):
+            raise ValueError("It is odd. Expected even. Mend the cell")
+
+    with pytest.raises(
+        DataError,
+        match="Mend the cell. Or pass on_error='absent' to go on without it, or on_error='skip' to leave out the row; "
+        "both are counted.$",
+    ):
+        list(load_batches(read_table([{"x": 1}]), model_of({}, x=Mended())))

@@ -20,6 +20,11 @@ from mmfuse.data.transforms import Transform
 
 Key = tuple[int, int] | int  # (epoch, row), or a row in epoch 0
 
+_OTHERWISE = (  # the end of a message; what is wrong with the cell says how to mend it
+    "Or pass on_error='skip' to leave out the row; it is counted.",
+    "Or pass on_error='absent' to go on without it, or on_error='skip' to leave out the row; both are counted.",
+)
+
 
 class BatchDataset(Dataset):
     """Abstract: ``dataset.read(rows, epoch)`` is a batch with all that went wrong, ``dataset[row]`` one sample.
@@ -164,10 +169,9 @@ class Problems:
         ours = isinstance(error, (ValueError, OSError, ImportError))
         said = str(error) if ours else f"{type(error).__name__}: {error}."  # the text of a KeyError is the bare key
         if self.dataset.on_error == "raise":
-            absent = "'absent' to go on without it and have it counted, or on_error="
+            stop = "" if said.endswith((".", "?", "!")) else "."
             raise DataError(
-                f"{self.dataset.place(row, modality)}:{where} {said} Mend or empty the cell, or pass on_error="
-                f"{absent if 'absent' in self.dataset.ways else ''}'skip' to leave out the row."
+                f"{self.dataset.place(row, modality)}:{where} {said}{stop} {_OTHERWISE['absent' in self.dataset.ways]}"
             ) from error
         self.found.append(Problem(row, modality, said))
         self.places.add(place)

@@ -147,8 +147,8 @@ class ShardDataset(BatchDataset):
         for row, error in self._now.errors([name]):
             if self.on_error != "skip":
                 raise DataError(
-                    f"{self.place(row)}, label of {name!r}: {error} Mend it, or pass on_error='skip' to leave out the "
-                    "sample."
+                    f"{self.place(row)}, label of {name!r}: {error} Or pass on_error='skip' to leave out the "
+                    "sample; it is counted."
                 )
             about = ValueError(f"label of {name!r}: {error}")
             problems.add(problems.rows.index(row), next(iter(self.transforms)), self._keyed(row, about))
