@@ -137,8 +137,7 @@ def fit(  # noqa: PLR0913  flat keywords, as users of every other trainer expect
             numbers = evaluate(model, validation).numbers
             row |= {f"validation/{name}": value for name, value in numbers.items()}
             best.look(epoch, numbers)
-            if select == "loss" and epoch == 1:
-                _tell_unscored(model, numbers)
+            _tell_unscored(model, numbers, tell=select == "loss" and epoch == 1)
         row["seconds"] = time.perf_counter() - began
         history.epochs.append(row)
         history.best_epoch = best.epoch
@@ -169,10 +168,10 @@ def _require_batches(train: Iterable[Batch], validation: Any, select: str, patie
     return len(train)
 
 
-def _tell_unscored(model: MultimodalModel, numbers: Mapping[str, float]) -> None:
+def _tell_unscored(model: MultimodalModel, numbers: Mapping[str, float], *, tell: bool) -> None:
     """Warn of tasks without a label in the validation batches: they do not count when an epoch is chosen."""
     unscored = [name for name in model.tasks if not any(number.startswith(f"{name}/") for number in numbers)]
-    if unscored:
+    if tell and unscored:
         warnings.warn(
             f"The validation batches have no label of {unscored}: the best epoch is chosen without. Expected labels of "
             "every task. Add the column to the validation table.",
