@@ -65,6 +65,7 @@ def main() -> None:
     sees = ("depth", "inertial", "skeleton") if options.skeleton else ("depth", "inertial")
     alone, fused, runs = {}, {}, []
     for name in sees:
+        seed_everything(options.seed)
         alone[name], run = train_one({name: make_encoder(name, train)}, "Concat", train, test, options)
         runs.append(run)
     for name in options.fusions or (COMPARED[:1] if options.quick else COMPARED):
