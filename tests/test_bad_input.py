@@ -6,10 +6,12 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tiny_data import make_model, write_rows
 from tiny_loader import Number, model_of
 
 from mmfuse.data import DataError, TableDataset, load_batches, read_table
+from mmfuse.data.transforms import Augment
 from mmfuse.evaluation import evaluate, predict
 from mmfuse.training import fit
 
@@ -259,3 +261,48 @@ def test_the_end_of_a_message_says_what_else_can_be_done_and_mends_nothing_twice
         "both are counted.$",
     ):
         list(load_batches(read_table([{"x": 1}]), model_of({}, x=Mended())))
+
+
+class Gives(Number):
+    """Gives something else than a tensor in one row."""
+
+    def __init__(self, wrong):
+        self.wrong = wrong
+
+    def __call__(self, value):
+        return self.wrong if int(value) == 2 else torch.ones(1)
+
+
+@pytest.mark.plain
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (None, r"The transform gave None. Expected a Tensor. Does it return its result\?"),
+        (np.ones(1), "The transform gave a ndarray. Expected a Tensor. Use torch.from_numpy."),
+        (Image.new("L", (2, 2)), "The transform gave a Image. Expected a Tensor. Use an ImageTransform"),
+        ([1.0], "The transform gave a list. Expected a Tensor. Make one of it with torch.tensor"),
+        (torch.ones(1, dtype=torch.uint8), "The transform gave torch.uint8. Expected torch.float32, as its blank has"),
+    ],
+)
+@pytest.mark.parametrize("together", [False, True])
+def test_a_transform_that_gives_no_tensor_is_a_problem_of_its_row(wrong, message, together):
+    transform = Gives(wrong)
+    if together:
+        transform.batch = lambda values: ([transform(value) for value in values], [0] * len(values))
+    table = read_table([{"x": i} for i in range(4)])
+
+    with pytest.raises(DataError, match=f"2.*, column 'x': {message}"):
+        list(load_batches(table, model_of({}, x=transform)))
+    (batch,) = load_batches(table, model_of({}, x=transform), on_error="absent")
+    assert batch.inputs["x"].present.tolist() == [True, True, False, True]
+    assert batch.inputs["x"].values.dtype == torch.float32
+
+
+@pytest.mark.plain
+def test_a_step_that_forgets_to_return_is_named():
+    class Forgets:
+        def __call__(self, tensor):
+            tensor.mul_(2)
+
+    with pytest.raises(DataError, match="column 'x': The step Forgets gave None. Expected a Tensor. Does it return"):
+        list(load_batches(read_table([{"x": 1}]), model_of({}, x=Augment(Number(), [Forgets(), Forgets()]))))

@@ -14,6 +14,7 @@ from mmfuse.contracts import Batch, Input, Target
 from mmfuse.data.collate import Sample, make_input, make_whole_input
 from mmfuse.data.errors import DataError
 from mmfuse.data.finite import nonfinite_rows
+from mmfuse.data.made import require_like, require_tensor
 from mmfuse.data.reading import Fail, Values
 from mmfuse.data.report import Problem, Read, ReadReport
 from mmfuse.data.transforms import Transform
@@ -126,10 +127,10 @@ class BatchDataset(Dataset):
 
     def _input(self, name: str, values: Values, problems: "Problems") -> Input:
         transform = self.transforms[name]
-        if isinstance(values.tensors, Tensor):
+        if isinstance(values.tensors, Tensor) and values.tensors.dtype == transform.blank().dtype:
             given = make_whole_input(values.tensors, transform)
         else:
-            given = self._stacked(name, values.tensors, problems)
+            given = self._stacked(name, list(values.tensors), problems)
         bad = nonfinite_rows(given) if self._check_finite else {}
         for place, message in bad.items():
             problems.add(place, name, ValueError(message))
@@ -137,17 +138,17 @@ class BatchDataset(Dataset):
 
     def _stacked(self, name: str, tensors: list[Tensor | None], problems: "Problems") -> Input:
         transform = self.transforms[name]
-        try:
-            return make_input(tensors, transform)
-        except RuntimeError:  # of torch.stack: now it is worth while to look at each
-            blank, first = transform.blank(), 0 if transform.padding is None else 1
-            alike: list[Tensor | None] = []
-            for place, tensor in enumerate(tensors):
-                if tensor is not None and tensor.shape[first:] != blank.shape[first:]:
-                    problems.add(place, name, _unlike(tensor, blank, first))
-                    tensor = None
+        blank = transform.blank()
+        alike: list[Tensor | None] = []
+        for place, tensor in enumerate(tensors):
+            try:
+                if tensor is not None:
+                    require_like(require_tensor(tensor, of="The sample"), blank, sequence=transform.padding is not None)
                 alike.append(tensor)
-            return make_input(alike, transform)
+            except ValueError as error:
+                problems.add(place, name, error)
+                alike.append(None)
+        return make_input(alike, transform)
 
     def __getstate__(self) -> dict[str, Any]:
         """A worker needs no task: its weights may be large, or on a GPU."""
@@ -191,11 +192,3 @@ def _only(given: Input, kept: Tensor) -> Input:
     """The same input, absent in every row that is not kept."""
     mask = None if given.mask is None else given.mask & kept[:, None]
     return replace(given, present=given.present & kept, mask=mask)
-
-
-def _unlike(tensor: Tensor, blank: Tensor, first: int) -> ValueError:
-    kind = "steps of shape" if first else "shape"
-    return ValueError(
-        f"The transform gave {kind} {tuple(tensor.shape[first:])}. Expected {tuple(blank.shape[first:])}, as its blank "
-        "has. Give all rows one shape."
-    )

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from mmfuse.data.made import require_tensor
 from mmfuse.data.seeding import Seeded
 from mmfuse.data.table import Table
 from mmfuse.data.transforms import Transform
@@ -105,7 +106,7 @@ class CellReader:
 
     def _read_whole(self, array: Tensor, rows: Tensor) -> Tensor | None:
         try:
-            return self._transform.whole(array.index_select(0, self._places(rows)))
+            return require_tensor(self._transform.whole(array.index_select(0, self._places(rows))))
         except Exception:
             return None  # one by one, to find the row
 
@@ -116,6 +117,8 @@ class CellReader:
         mark[0] = rows[0]
         try:
             tensors, lost = self._transform.batch([self._value(cells[i]) for i in wanted]) if wanted else ([], [])
+            for tensor in tensors:
+                require_tensor(tensor)
         except Exception:
             return None
         for i, tensor, steps in zip(wanted, tensors, lost, strict=True):
@@ -139,9 +142,9 @@ class CellReader:
             value = self._value(cell)
             if self._by_batch:
                 tensors, lost = self._transform.batch([value])
-                made = tensors[0], int(lost[0])
+                made = require_tensor(tensors[0]), int(lost[0])
             else:
-                made = self._transform(value), 0
+                made = require_tensor(self._transform(value)), 0
         except Exception as error:
             fail(place, error)
             return None

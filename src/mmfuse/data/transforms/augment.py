@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from mmfuse._record import recorded
+from mmfuse.data.made import require_tensor
 
 OPTIONAL = ("columns", "max_length", "mix")  # the last two are for Mixup
 
@@ -70,9 +71,9 @@ class Augment:
 
     def _change(self, tensor: Tensor) -> Tensor:
         for step in self._first:
-            tensor = step(tensor)
+            tensor = require_tensor(step(tensor), of=f"The step {type(step).__name__}")
         if self._finish is not None:
             tensor = self._finish(tensor)
         for step in self._last:
-            tensor = step(tensor)
+            tensor = require_tensor(step(tensor), of=f"The step {type(step).__name__}")
         return tensor
