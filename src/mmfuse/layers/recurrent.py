@@ -23,7 +23,7 @@ class Recurrent(nn.Module):
     The real steps of a sample are moved to its front, in their order, or in reverse for the backward direction: the
     recurrence reaches what is not real after everything that is, and never brings it back. So the result is that of
     packed sequences (https://pytorch.org/docs/stable/generated/torch.nn.utils.rnn.pack_padded_sequence.html) in less
-    time: on CPU at 500 steps a tenth for the LSTM and a fifth for the GRU, in both directions a sixth and two fifths.
+    time: on CPU at 500 steps a tenth for the LSTM and a fifth to a half for the GRU.
     (On CUDA, cuDNN gathers the weights at each call, and warns of it once.) It runs in the type of its weights under
     autocast too. Recurrent matrices start orthogonal, and the forget gate of the LSTM open (Jozefowicz et al., 2015,
     https://proceedings.mlr.press/v37/jozefowicz15.html).
