@@ -236,7 +236,10 @@ def test_at_least_one_row_may_be_bad_and_a_budget_is_a_share():
     with pytest.raises(DataError, match=r"more than max_errors allows \(1\)"):
         list(load_batches(table, model_of({}, x=Odd()), on_error="absent", max_errors=0.0))
     assert len(list(load_batches(table, model_of({}, x=Odd()), on_error="skip", max_errors=1.0))) == 1
-    with pytest.raises(ValueError, match="TableDataset got max_errors=1.5. Expected a share from 0 to below 1"):
+    with pytest.raises(
+        ValueError,
+        match="TableDataset got max_errors=1.5. Expected a share of the rows from 0 to 1. .* 1.0 for no limit",
+    ):
         load_batches(table, model_of({}, x=Odd()), max_errors=1.5)
 
 
@@ -306,3 +309,18 @@ def test_a_step_that_forgets_to_return_is_named():
 
     with pytest.raises(DataError, match="column 'x': The step Forgets gave None. Expected a Tensor. Does it return"):
         list(load_batches(read_table([{"x": 1}]), model_of({}, x=Augment(Number(), [Forgets(), Forgets()]))))
+
+
+@pytest.mark.plain
+def test_more_than_half_of_the_rows_are_not_taken_for_absent_unless_asked():
+    class Missing(Number):
+        def __call__(self, value):
+            raise ValueError("no such file")
+
+    table, model = read_table([{"x": i} for i in range(20)]), model_of({}, x=Missing())
+
+    with pytest.raises(DataError, match=r"of 20 rows could not be read, more than max_errors allows \(10\)"):
+        list(load_batches(table, model, on_error="absent", batch_size=4))
+    assert len(list(load_batches(table, model, on_error="absent", batch_size=4, max_errors=1.0))) == 5
+    with pytest.raises(ValueError, match=r"max_errors=5. Expected a share .* or 1.0 for no limit"):
+        load_batches(table, model, on_error="absent", max_errors=5)

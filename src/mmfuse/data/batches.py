@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from mmfuse._checks import require_choice, require_share
+from mmfuse._checks import require_choice
 from mmfuse.contracts import Batch, Input, Target
 from mmfuse.data.collate import Sample, make_input, make_whole_input
 from mmfuse.data.errors import DataError
@@ -21,6 +21,7 @@ from mmfuse.data.transforms import Transform
 
 Key = tuple[int, int] | int  # (epoch, row), or a row in epoch 0
 
+_SHARES = {"raise": 1.0, "skip": 0.01, "absent": 0.5}  # of the rows may have a problem
 _OTHERWISE = (  # the end of a message; what is wrong with the cell says how to mend it
     "Or pass on_error='skip' to leave out the row; it is counted.",
     "Or pass on_error='absent' to go on without it, or on_error='skip' to leave out the row; both are counted.",
@@ -37,7 +38,8 @@ class BatchDataset(Dataset):
         transforms: for each modality, how it is padded and what stands in for it.
         tasks: what the labels mean.
         on_error: ``"raise"``, ``"absent"`` or ``"skip"``.
-        max_errors: largest share of rows with a problem, at least one row; None: 1 % with ``"skip"``, else no limit.
+        max_errors: largest share of rows with a problem, at least one row; None: 1 % with ``"skip"``,
+            half of them with ``"absent"``. 1.0 is no limit.
         check_finite: NaN and infinity are problems.
     """
 
@@ -56,14 +58,17 @@ class BatchDataset(Dataset):
     ) -> None:
         owner = type(self).__name__
         require_choice(owner, "on_error", on_error, self.ways)
-        if max_errors is not None and max_errors != 1:
-            require_share(owner, max_errors=max_errors)
+        if max_errors is not None and not 0 <= max_errors <= 1:
+            raise ValueError(
+                f"{owner} got max_errors={max_errors}. Expected a share of the rows from 0 to 1. Try max_errors=0.05, "
+                "or 1.0 for no limit."
+            )
         self.transforms = dict(transforms)
         self.tasks: Any = tasks
         self.on_error = on_error
         self.mark: Any = [0]  # the row that is being read; a worker puts shared memory here
         self._check_finite = check_finite
-        share = (0.01 if on_error == "skip" else 1.0) if max_errors is None else max_errors
+        share = _SHARES[on_error] if max_errors is None else max_errors
         most = None if share == 1 else max(1, int(share * rows))
         self.report = ReadReport(self, self.transforms, rows, skips=on_error == "skip", most=most)
 

@@ -28,7 +28,8 @@ class TableDataset(BatchDataset):
         tasks: what encodes each label; a task without a column has no known label.
         on_error: what a cell that cannot be read does: ``"raise"``; make the modality ``"absent"`` in that sample; or
             ``"skip"`` the row: it stays in its batch, without any modality and any label. :attr:`report` lists them.
-        max_errors: largest share of such rows, at least one row; None: 1 % with ``"skip"``, no limit with ``"absent"``.
+        max_errors: largest share of such rows, at least one row; None: 1 % with ``"skip"``, half with ``"absent"``;
+            1.0 is no limit.
         check_finite: NaN and infinity cannot be read either.
         cache: keep what was read in memory (for tables whose rows share files); not where a transform is random.
         seed: of what is random in the transforms.

@@ -50,7 +50,8 @@ def load_batches(  # noqa: PLR0913  flat keywords, as of torch's DataLoader
         seed: of order, augmentation and mixing.
         on_error: what a cell that cannot be read does: ``"raise"``; ``"absent"`` makes its modality absent; ``"skip"``
             makes the row count for nothing, so that every epoch keeps its number of batches. Both are counted.
-        max_errors: largest share of rows with such a cell, at least one row; None: 1 % with ``"skip"``, else no limit.
+        max_errors: largest share of rows with such a cell, at least one row; None: 1 % with ``"skip"``,
+            half of them with ``"absent"``. 1.0 is no limit.
         check_finite: a NaN or an infinity in an input cannot be read either.
         cache: keep what was read in memory, for tables whose rows share files.
         transforms: instead of the encoders' own, for some modalities.

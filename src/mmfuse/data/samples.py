@@ -39,7 +39,7 @@ class SampleDataset(BatchDataset):
             transform is not called.
         tasks: what the labels mean; a task that a sample does not name has no known label.
         on_error: what a sample that cannot be made does: ``"raise"``, or ``"skip"``: it counts for nothing.
-        max_errors: largest share of such samples, at least one; None: 1 %.
+        max_errors: largest share of such samples, at least one; None: 1 %; 1.0 is no limit.
         check_finite: NaN and infinity are errors.
         seed: of what is random in the samples.
     """
