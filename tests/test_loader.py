@@ -381,18 +381,23 @@ def raise_(error):
 @pytest.mark.parametrize(
     ("made", "message"),
     [
-        (lambda: raise_(KeyError("lost")), "Own sample 4, 'x': KeyError: 'lost'. Or pass"),
-        (lambda: {"x": 1}, r"Own sample 4, .* It is a dict. Expected a mmfuse.data.Sample\(inputs, targets\)"),
+        (lambda: raise_(KeyError("lost")), "Own sample 4: KeyError: 'lost'. Or pass"),
+        (
+            lambda: {"x": 1},
+            r"Own sample 4: .* It is a dict. Expected a mmfuse.data.Sample\(inputs, targets\). .*read_table\(dataset\)",
+        ),
         (
             lambda: Sample({"xx": torch.zeros(1)}, {}),
-            "sample 4.*Sample.inputs: unknown modality 'xx'.*Did you mean 'x'",
+            "sample 4: .*Sample.inputs: unknown modality 'xx'.*Did you mean 'x'",
         ),
-        (lambda: Sample({}, {"z": torch.zeros(1)}), "sample 4.*Sample.targets: unknown task 'z'"),
+        (lambda: Sample({}, {"z": torch.zeros(1)}), "sample 4: .*Sample.targets: unknown task 'z'"),
         (
             lambda: Sample({"x": torch.zeros(2)}, {}),
             r"sample 4, 'x': .* gave shape \(2,\). Expected \(1,\), as its blank",
         ),
-        (bad_label(torch.tensor([1])), r"sample 4.* label of 'y' has shape \(1,\). Expected \(\)"),
+        (bad_label(torch.tensor([1])), r"sample 4: label of 'y': It has shape \(1,\). Expected \(\)"),
+        (bad_label("happy"), "Own sample 4: label of 'y': It is a str: 'happy'. Expected a number, .* task.encode"),
+        (bad_label(0.5), "Own sample 4: label of 'y': It is torch.float32. Expected torch.int64, .* a whole number"),
         (bad_label(torch.tensor(-100)), r"Own sample 4, label of 'y': label -100 is not a class. Expected 0 to 1 \(2"),
         (bad_label(torch.tensor(7)), "Own sample 4, label of 'y': label 7 is not a class. Expected 0 to 1"),
     ],
@@ -437,3 +442,18 @@ def test_samples_can_be_skipped_but_not_be_absent():
         own(on_error="absent")
     with pytest.raises(TypeError, match="load_batches got a list. Expected a table, or a torch Dataset with a length"):
         load_batches([1, 2], model_of(x=Number()))
+
+
+@pytest.mark.parametrize("label", [1, np.int32(1), torch.tensor(1, dtype=torch.int32), torch.tensor(1), True])
+def test_the_label_of_a_sample_may_be_a_number(label):
+    class Numbered(Own):
+        def __getitem__(self, row):
+            return Sample({"x": torch.zeros(1)}, {"y": label if row else None, "size": 3 if row else 0.5})
+
+    tasks = {"y": Classification(4, ["a", "b"]), "size": Regression(4)}
+    (batch,) = load_batches(Numbered(), model_of(tasks, x=Number()))
+
+    assert batch.targets["y"].values.dtype == torch.int64
+    assert batch.targets["y"].values[1:].tolist() == [1] * 5
+    assert batch.targets["y"].known.tolist() == [False] + [True] * 5
+    assert batch.targets["size"].values.tolist() == [0.5] + [3.0] * 5

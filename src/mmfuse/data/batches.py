@@ -169,8 +169,8 @@ class Problems:
         self.found: list[Problem] = []
         self.places: set[int] = set()
 
-    def add(self, place: int, modality: str, error: Exception, where: str = "") -> None:
-        """Raise, or remember that the row at this place of the batch has a problem in this modality."""
+    def add(self, place: int, modality: str | None, error: Exception, where: str = "") -> None:
+        """Raise, or remember that the row at this place of the batch has a problem in this modality, or as a whole."""
         row = self.rows[place]
         ours = isinstance(error, (ValueError, OSError, ImportError))
         said = str(error) if ours else f"{type(error).__name__}: {error}."  # the text of a KeyError is the bare key

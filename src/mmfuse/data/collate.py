@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,10 +15,10 @@ from mmfuse.data.transforms import Transform
 
 @dataclass(frozen=True)
 class Sample:
-    """One row: a tensor for each modality and task, None where it is absent or unknown."""
+    """One row: a tensor for each modality and task, None where it is absent or unknown. A label may be a number."""
 
     inputs: Mapping[str, Tensor | None]
-    targets: Mapping[str, Tensor | None]
+    targets: Mapping[str, Any]
 
 
 def collate(samples: Sequence[Sample], transforms: Mapping[str, Transform], blanks: Mapping[str, Tensor]) -> Batch:

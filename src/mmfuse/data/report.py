@@ -33,7 +33,7 @@ class Problem:
     """A cell that could not be used."""
 
     row: int
-    modality: str
+    modality: str | None  # None: the whole row
     reason: str
 
 
@@ -77,7 +77,7 @@ class ReadReport:
         self, places: Places, modalities: Iterable[str], rows: int, *, skips: bool = False, most: int | None = None
     ) -> None:
         self.places = places
-        self.modalities = list(modalities)
+        self.modalities: list[str | None] = [*modalities, None]  # the last: the row as a whole
         self.skips = skips
         self.most = most
         self.problems: list[Problem] = []  # the first hundred
@@ -146,8 +146,9 @@ class ReadReport:
             self.problems.append(problem)
         marks[column] = True
 
-    def _cell(self, row: int, modality: str) -> str:
-        return f"{self.places.place(row, modality)} {self.places.content(row, modality)}".rstrip()
+    def _cell(self, row: int, modality: str | None) -> str:
+        content = "" if modality is None else self.places.content(row, modality)
+        return f"{self.places.place(row, modality)} {content}".rstrip()
 
     def _describe(self, problem: Problem) -> str:
         return f"{self._cell(problem.row, problem.modality)}: {problem.reason}"

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -37,7 +38,8 @@ class SampleDataset(BatchDataset):
         samples: with a length, and a Sample for each number below it.
         transforms: those of the encoders: how each modality is padded, and what stands in for an absent one. A
             transform is not called.
-        tasks: what the labels mean; a task that a sample does not name has no known label.
+        tasks: what the labels mean; a label is a number or a tensor like ``task.blank()``; a task that a
+            sample does not name has no known label.
         on_error: what a sample that cannot be made does: ``"raise"``, or ``"skip"``: it counts for nothing.
         max_errors: largest share of such samples, at least one; None: 1 %; 1.0 is no limit.
         check_finite: NaN and infinity are errors.
@@ -113,23 +115,29 @@ class SampleDataset(BatchDataset):
             sample = self.samples[row]
             self._require_names(sample)
         except Exception as error:
-            for modality in self.transforms:
-                problems.add(place, modality, error)
+            problems.add(place, None, error)
             return Sample({}, {})
-        return sample
+        labels = {}
+        for name, label in sample.targets.items():
+            try:
+                labels[name] = None if label is None else as_label(label, self._blanks[name])
+            except ValueError as error:
+                problems.add(place, None, ValueError(f"label of {name!r}: {error}"))
+        return Sample(sample.inputs, labels)
 
     def _require_names(self, sample: Any) -> None:
         if not isinstance(sample, Sample):
-            raise TypeError(f"It is a {type(sample).__name__}. Expected a mmfuse.data.Sample(inputs, targets).")
+            cells = isinstance(sample, Mapping)
+            raise TypeError(
+                f"It is a {type(sample).__name__}. Expected a mmfuse.data.Sample(inputs, targets). "
+                + (
+                    "Items of raw cells are a table: load_batches(read_table(dataset), model)"
+                    if cells
+                    else "Return one"
+                )
+            )
         require_known_names("Sample.inputs", sample.inputs, self.transforms, "modality")
         require_known_names("Sample.targets", sample.targets, self._blanks, "task")
-        for name, label in sample.targets.items():
-            if label is not None and label.shape != self._blanks[name].shape:
-                expected = tuple(self._blanks[name].shape)
-                raise ValueError(
-                    f"The label of {name!r} has shape {tuple(label.shape)}. Expected {expected}. "
-                    "Give a tensor like task.blank()."
-                )
 
     def _explain(self, name: str, target: Target, rows: Any, check: Any) -> None:
         for row, value, known in zip(rows, target.values, target.known.tolist(), strict=True):
@@ -138,3 +146,25 @@ class SampleDataset(BatchDataset):
                     check(value[None])
             except ValueError as error:
                 raise DataError(f"{self.place(row)}, label of {name!r}: {error}") from None
+
+
+def as_label(label: Any, blank: Tensor) -> Tensor:
+    """A label as a tensor like a blank: a number or an array may stand for it.
+
+    Raises:
+        ValueError: it is no number, or has another shape, or its numbers would not stay what they are.
+    """
+    try:
+        tensor = torch.as_tensor(label)
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(
+            f"It is a {type(label).__name__}: {str(label)[:80]!r}. Expected a number, or a tensor like task.blank(). "
+            "Encode it: task.encode(label)."
+        ) from None
+    if tensor.shape != blank.shape:
+        raise ValueError(
+            f"It has shape {tuple(tensor.shape)}. Expected {tuple(blank.shape)}. Give a tensor like task.blank()."
+        )
+    if not torch.can_cast(tensor.dtype, blank.dtype):
+        raise ValueError(f"It is {tensor.dtype}. Expected {blank.dtype}, as task.blank() has. Give a whole number.")
+    return tensor.to(blank.dtype)

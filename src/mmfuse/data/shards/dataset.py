@@ -151,7 +151,7 @@ class ShardDataset(BatchDataset):
                     "sample; it is counted."
                 )
             about = ValueError(f"label of {name!r}: {error}")
-            problems.add(problems.rows.index(row), next(iter(self.transforms)), self._keyed(row, about))
+            problems.add(problems.rows.index(row), None, self._keyed(row, about))
 
     def _target(self, name: str, read: ShardRead, keys: Sequence[str | None]) -> Target:
         labels: list[Tensor | None] = []

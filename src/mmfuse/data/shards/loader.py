@@ -64,8 +64,8 @@ def load_shards(  # noqa: PLR0913  flat keywords, as of load_batches
         buffer: samples that are shuffled together: as many are in memory, as they are in the shard. Choose several
             times the samples of a shard if those were not shuffled when they were written.
         on_error: what a member that cannot be read does, as in ``load_batches``. A damaged tar always raises.
-        max_errors: largest share of samples with such a member; None: 1 % with ``"skip"``, half with ``"absent"``; 1.0 is
-            no limit.
+        max_errors: largest share of samples with such a member; None: 1 % with ``"skip"``, half with ``"absent"``;
+            1.0 is no limit.
         check_finite: a NaN or an infinity in an input cannot be read either.
         transforms: instead of the encoders' own, for some modalities.
         mix: mixes the samples of each batch; only to train.
