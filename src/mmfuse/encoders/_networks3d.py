@@ -1,15 +1,14 @@
-"""The 3D networks of torchvision without their heads: how each is built, loaded, frozen and run."""
+"""The 3D networks of torchvision without their heads: how each is built, frozen and run."""
 
 from collections.abc import Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from mmfuse._checks import nearest
-from mmfuse._files import read_tensors
+from mmfuse.encoders._torchvision import HEADS
 
 # What each was trained with at torchvision: (frames, pixels). MViT has positions, and takes no other.
 CLIPS = {
@@ -52,7 +51,7 @@ def require_name(name: str) -> None:
 
 def head_of(network: nn.Module) -> str:
     """The name of what turns features into classes."""
-    return next(name for name in ("fc", "classifier", "head") if hasattr(network, name))
+    return next(name for name in HEADS if hasattr(network, name))
 
 
 def behead(network: nn.Module) -> int:
@@ -88,49 +87,6 @@ def run_network(
         clips = part(clips)
     cells = clips.flatten(2).transpose(1, 2)
     return cells, cells.mean(dim=1)
-
-
-def load_weights(network: Any, weights: dict[str, Tensor], name: str) -> None:
-    """Take the weights over, except those of the head, which may count other classes."""
-    head = f"{head_of(network)}."
-    own, given = network.state_dict(), {key: x for key, x in weights.items() if not key.startswith(head)}
-    wrong = [key for key, value in given.items() if key in own and own[key].shape != value.shape]
-    if not wrong:
-        missing, unknown = network.load_state_dict(given, strict=False)
-        wrong = unknown or [key for key in missing if not key.startswith(head)]
-    if wrong:
-        raise ValueError(
-            f"Video3DEncoder cannot read weights for {name!r}: {len(wrong)} tensors do not fit, such as {wrong[0]!r}. "
-            "Expected the state dict of torchvision's network of that name. Give the name that the weights belong to."
-        )
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """A local state dict; no pickle."""
-    if path.suffix != ".safetensors":
-        raise ValueError(
-            f"Video3DEncoder does not read '{path.name}', because a pickle can run code. Expected a .safetensors file. "
-            "Convert it once: safetensors.torch.save_file(torch.load(path, weights_only=True), 'model.safetensors')."
-        )
-    if not path.is_file():
-        raise ValueError(f"There is no file '{path}'. Expected weights as .safetensors. Check the path.")
-    return read_tensors(path)
-
-
-def download_weights(name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The weights that torchvision recommends, and the size, mean and std that they were trained with."""
-    from torchvision import models
-
-    weights = models.get_model_weights(name).DEFAULT
-    how = weights.transforms()
-    try:
-        state = dict(weights.get_state_dict(check_hash=True))
-    except OSError as error:
-        raise ValueError(
-            f"Video3DEncoder could not download the weights of {name!r}: {error}. Expected a network, or weights in "
-            "torch's cache. Give a local file: weights='model.safetensors'."
-        ) from error
-    return state, {"size": int(how.crop_size[0]), "mean": list(how.mean), "std": list(how.std)}
 
 
 def _own_swin(stages: Sequence[Sequence[int]]) -> nn.Module:

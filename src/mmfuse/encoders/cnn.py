@@ -4,16 +4,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from mmfuse._checks import nearest, require_positive, require_shape
-from mmfuse._files import read_tensors
 from mmfuse._record import recorded
 from mmfuse.contracts import Features, Input
 from mmfuse.data.transforms.image import ImageTransform
 from mmfuse.encoders._backbone import WrappedEncoder, require_preset
 from mmfuse.encoders._batchnorm import run_present
 from mmfuse.encoders._pixels import Pixels
+from mmfuse.encoders._torchvision import find_weights, load_weights
 
 FAMILIES = ("resnet", "resnext", "wide_resnet", "convnext", "efficientnet", "mobilenet")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -80,10 +80,11 @@ class CNNEncoder(WrappedEncoder):
 
         ``options`` are the keywords of the class; size, mean and std follow torchvision's weights.
         """
-        options = (_image_settings(name) if weights is None else {}) | options
-        encoder = cls(name, **options)
+        _require_name(name)
+        state, told = find_weights("CNNEncoder", name, weights)
+        encoder = cls(name, **told | options)
         network = _network(name)
-        _load(network, _downloaded(name) if weights is None else _read(Path(weights)), name)
+        load_weights("CNNEncoder", network, state, name)
         encoder.backbone.load_state_dict(_features(network).state_dict())
         encoder.pretrained = True
         return encoder
@@ -109,13 +110,19 @@ class CNNEncoder(WrappedEncoder):
 def _network(name: str) -> nn.Module:
     from torchvision import models
 
+    _require_name(name)
+    return models.get_model(name, weights=None)
+
+
+def _require_name(name: str) -> None:
+    from torchvision import models
+
     known = [n for n in models.list_models(module=models) if n.startswith(FAMILIES)]
     if name not in known:
         raise ValueError(
             f"CNNEncoder knows no model named {name!r}. Expected one of {known} of torchvision, or 'convnext' with "
             f"stages=[[32, 2], [64, 2]]. Choose one of these.{nearest(name, known)}"
         )
-    return models.get_model(name, weights=None)
 
 
 def _own_convnext(stages: Sequence[Sequence[int]]) -> nn.Module:
@@ -143,51 +150,3 @@ def _head(network: Any) -> nn.Module:
 def _channels(network: nn.Module) -> int:
     """Channels of the last feature map: what the first linear layer of the head reads."""
     return next(part.in_features for part in _head(network).modules() if isinstance(part, nn.Linear))
-
-
-def _load(network: nn.Module, weights: dict[str, Tensor], name: str) -> None:
-    """Take the weights over, except those of the head, which may count other classes."""
-    heads = ("fc.", "classifier.")
-    own, given = network.state_dict(), {key: x for key, x in weights.items() if not key.startswith(heads)}
-    wrong = [key for key, value in given.items() if key in own and own[key].shape != value.shape]
-    if not wrong:
-        missing, unknown = network.load_state_dict(given, strict=False)
-        wrong = unknown or [key for key in missing if not key.startswith(heads)]
-    if wrong:
-        raise ValueError(
-            f"CNNEncoder cannot read weights for {name!r}: {len(wrong)} tensors do not fit, such as {wrong[0]!r}. "
-            "Expected the state dict of torchvision's model of that name. Give the name that the weights belong to."
-        )
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    if path.suffix != ".safetensors":
-        raise ValueError(
-            f"CNNEncoder does not read '{path.name}', because a pickle can run code. Expected a .safetensors file. "
-            "Convert it once: safetensors.torch.save_file(torch.load(path, weights_only=True), 'model.safetensors')."
-        )
-    if not path.is_file():
-        raise ValueError(f"There is no file '{path}'. Expected weights as .safetensors. Check the path.")
-    return read_tensors(path)
-
-
-def _downloaded(name: str) -> dict[str, Tensor]:
-    from torchvision import models
-
-    _network(name)  # an unknown name is said first
-    try:
-        return dict(models.get_model_weights(name).DEFAULT.get_state_dict(check_hash=True))
-    except OSError as error:
-        raise ValueError(
-            f"CNNEncoder could not download the weights of {name!r}: {error}. Expected a network, or weights in "
-            "torch's cache. Give a local file: weights='model.safetensors'."
-        ) from error
-
-
-def _image_settings(name: str) -> dict[str, Any]:
-    """Size, mean and std of torchvision's recommended weights."""
-    from torchvision import models
-
-    _network(name)
-    how = models.get_model_weights(name).DEFAULT.transforms()
-    return {"size": int(how.crop_size[0]), "mean": list(how.mean), "std": list(how.std)}

@@ -16,14 +16,12 @@ from mmfuse.encoders._networks3d import (
     CLIPS,
     behead,
     build_network,
-    download_weights,
-    load_weights,
-    read_weights,
     require_name,
     run_network,
     stem_and_layers,
 )
 from mmfuse.encoders._pixels import Pixels
+from mmfuse.encoders._torchvision import find_weights, load_weights
 
 KINETICS_MEAN, KINETICS_STD = (0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)
 PRESETS: dict[str, dict[str, Any]] = {
@@ -101,9 +99,9 @@ class Video3DEncoder(WrappedEncoder):
         ``options`` are the keywords of the class; size, mean and std follow torchvision's weights.
         """
         require_name(name)
-        state, told = (read_weights(Path(weights)), {}) if weights else download_weights(name)
+        state, told = find_weights("Video3DEncoder", name, weights)
         encoder = cls(name, **told | options)
-        load_weights(encoder.backbone, state, name)
+        load_weights("Video3DEncoder", encoder.backbone, state, name)
         encoder.pretrained = True
         return encoder
 
