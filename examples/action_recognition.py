@@ -2,14 +2,15 @@
 
     python examples/action_recognition.py --data FOLDER               # train, compare, ask
     python examples/action_recognition.py --data FOLDER --skeleton    # with the joints as a third modality
-    python examples/action_recognition.py --data FOLDER --choose      # how the settings were chosen
+    python examples/action_recognition.py --data FOLDER --choose      # how settings are compared
 
 FOLDER holds UTD-MHAD (Chen, Jafari, Kehtarnavaz, ICIP 2015) as ``utd_mhad.npz`` and ``depth_16x60x80.npz``: 861
 recordings of eight people. People 1, 3, 5 and 7 train, the others are tested, as in the paper.
 
 Each encoder first learns alone; every fusion starts from copies of these. All train for a fixed number of epochs, and
-what the last one leaves is tested. Epochs, rates and sizes were chosen with ``--choose``, where 1, 3 and 5 train and 7
-is tested; the people of the test have chosen nothing.
+what the last one leaves is tested: no person of the test chooses an epoch. Encoders and settings were compared on the
+split of ``--choose``, where 1, 3 and 5 train and 7 is tested. One person is few: there the seed alone moves the
+accuracy of the series by up to 15 points.
 """
 
 import argparse
