@@ -154,10 +154,10 @@ def accuracy(model: MultimodalModel, batches: object, **how: object) -> float:
 
 
 def print_table(runs: list[dict]) -> None:
-    """Ours and the published ones, by what they see."""
+    """Ours and the known ones, by what they see."""
     print(f"\n{'model':36} {'sees':26} {'accuracy':>8} {'parameters':>10} {'seconds':>7}   accuracy without")
     for run in sorted(runs, key=lambda run: (-len(run["sees"]), sorted(run["sees"]), -run["accuracy"])):
-        cost = f"{run['parameters']:10,} {run['seconds']:7.0f}" if "seconds" in run else f"{'published':>10} {'':7}"
+        cost = f"{run['parameters']:10,} {run['seconds']:7.0f}" if "seconds" in run else f"{'known':>10} {'':7}"
         without = "  ".join(f"{name} {share:.1%}" for name, share in run.get("without", {}).items())
         print(f"{run['model']:36} {', '.join(run['sees']):26} {run['accuracy']:8.1%} {cost}   {without}".rstrip())
 

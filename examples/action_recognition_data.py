@@ -14,7 +14,7 @@ ACTIONS = (
     "lunge", "squat",
 )  # fmt: skip
 ICIP = "Chen, Jafari, Kehtarnavaz, ICIP 2015"  # https://doi.org/10.1109/ICIP.2015.7350781
-SVM = "SVM on resampled signals, untuned"  # RBF kernel, every series at equal numbers of steps; our own measurement
+SVM = "SVM on resampled signals (ours)"  # RBF kernel, untuned, every series at equal numbers of steps
 PUBLISHED = (  # on the same subjects
     {"model": ICIP, "sees": ("depth",), "accuracy": 0.661},
     {"model": ICIP, "sees": ("inertial",), "accuracy": 0.672},
