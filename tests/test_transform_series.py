@@ -226,6 +226,196 @@ def test_keeps_the_protocol_of_a_transform(options):
     assert transform.blank().shape == (1, transform.width)
 
 
+# Tables with a header, and times
+
+
+def csv_of(header, *rows):
+    return "\n".join([header, *rows]).encode()
+
+
+def parquet_of(**columns):
+    import pyarrow
+    import pyarrow.parquet
+
+    file = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.table(columns), file)
+    return file.getvalue()
+
+
+def test_columns_of_a_table_with_a_header_are_found_by_their_names():
+    transform = SeriesTransform(2, mean=[2.0, 20.0], std=[0.5, 10.0], names=["x", "y"])
+    rows = [f"{y},{x}" for x, y in SERIES]
+    cells = [
+        csv_of("y,x", *rows),
+        csv_of('"y", "x"', *rows),
+        csv_of("# y,x", *rows),  # as numpy writes it
+        parquet_of(y=SERIES[:, 1], x=SERIES[:, 0]),
+        csv_of("1.0,10.0", *[f"{x},{y}" for x, y in SERIES[1:]]),  # no header: by place
+        SERIES,
+        saved(values=SERIES),
+    ]
+
+    for cell in cells:
+        torch.testing.assert_close(transform(cell), STANDARD)
+
+
+@pytest.mark.parametrize("times", ["time", 1])
+def test_times_may_stand_anywhere_among_named_columns(times):
+    transform = SeriesTransform(2, times=times, names=["x", "y"])
+    rows = [f"{y},{t},{x}" for t, (x, y) in zip(SECONDS, SERIES, strict=True)]
+
+    torch.testing.assert_close(
+        transform(csv_of("y,time,x", *rows)), SeriesTransform(2, times=0)(np.c_[SECONDS, SERIES])
+    )
+
+
+def test_statistics_keep_the_names_and_the_model_finds_the_columns_by_them(tmp_path):
+    random = np.random.default_rng(0)
+    table = table_of(
+        csv_of("time,x,z", *[f"{t},{random.normal():.3f},{5 + random.normal():.3f}" for t in range(9)]),
+        csv_of("z,x,time", *[f"{5 + random.normal():.3f},{random.normal():.3f},{t}" for t in range(9)]),
+    )
+
+    encoder = SeriesEncoder(8, **series_statistics(table, "series", reading={"times": "time"}))
+
+    assert arguments_of(encoder)["reading"] == {"names": ["x", "z"], "times": "time"}
+    assert arguments_of(encoder)["mean"] == pytest.approx([0, 5, 0], abs=0.6)
+    read = SeriesTransform(**json.loads(json.dumps(arguments_of(encoder.transform()))))
+    rows = [(t, t / 7, 5 - t / 9) for t in range(5)]
+    plain = read(csv_of("time,x,z", *[f"{t},{x},{z}" for t, x, z in rows]))
+    torch.testing.assert_close(read(csv_of("time,z,x", *[f"{t},{z},{x}" for t, x, z in rows])), plain)
+
+
+def test_statistics_of_tables_whose_names_are_not_different_go_by_place():
+    found = series_statistics(table_of(csv_of("x,x", "1,2", "2,1")), "series")
+
+    assert found["mean"] == [1.5, 1.5]
+    assert "reading" not in found
+
+
+def test_a_table_with_times_is_read_once(monkeypatch):
+    calls = []
+    parse = np.loadtxt
+    monkeypatch.setattr(np, "loadtxt", lambda *args, **options: calls.append(1) or parse(*args, **options))
+
+    SeriesTransform(1, times="hours")(csv_of("hours,x", "0,1", "1,2"))
+
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("start", ["2024-01-01 00:00:00", "2024-01-01T00:00:00Z", "2024-01-01T00:00:00+02:00"])
+def test_points_of_time_become_seconds(start):
+    tail = start[19:]
+    stamps = [start, start[:17] + "00.500" + tail, start[:17] + "01" + tail, start[:17] + "03" + tail]
+    rows = [f"{t},{x},{y}" for t, (x, y) in zip(stamps, SERIES, strict=True)]
+    expected = SeriesTransform(2, times=0)(np.c_[SECONDS, SERIES])
+
+    for times, cell in (
+        ("when", csv_of("when,x,y", *rows)),
+        (0, csv_of(*rows)),
+        ("when", csv_of("when,x,y", *[f'"{row.replace(",", chr(34) + ",", 1)}' for row in rows])),
+        ("when", {"when": stamps, "values": SERIES.tolist()}),
+    ):
+        torch.testing.assert_close(SeriesTransform(2, times=times)(cell), expected)
+
+
+def test_times_of_parquet_and_numpy_become_seconds():
+    stamps = np.datetime64("2024-01-01") + (SECONDS * 1000).astype("timedelta64[ms]")
+    expected = SeriesTransform(1, times=0)(np.c_[SECONDS, SERIES[:, 0]])
+
+    table = parquet_of(x=SERIES[:, 0], when=stamps)
+
+    torch.testing.assert_close(SeriesTransform(1, times="when")(table), expected)
+    torch.testing.assert_close(SeriesTransform(1, times="t")({"t": stamps, "v": SERIES[:, 0]}), expected)
+
+
+def test_without_a_rate_any_unit_of_time_gives_the_same():
+    cells = [np.c_[SECONDS * unit, SERIES] for unit in (1, 1 / 3600)]
+
+    seconds, hours = (
+        SeriesEncoder(8, **series_statistics(table_of(cell), "series", reading={"times": 0})).transform()
+        for cell in cells
+    )
+
+    torch.testing.assert_close(seconds(cells[0]), hours(cells[1]))
+
+
+def test_a_file_that_will_not_say_whether_its_first_column_is_times_is_warned_of():
+    cells = [np.c_[np.arange(6) / 50, np.ones(6)], np.c_[np.arange(9) / 50, np.ones(9)]]
+    named = csv_of("index,x", *[f"{t},1" for t in range(9)])
+
+    with pytest.warns(UserWarning, match=r"column 0 of the series in column 'series' grows.*reading=\{'times': 0\} if"):
+        found = series_statistics(table_of(*cells), "series")
+    with pytest.warns(UserWarning, match=r"column 'index' of the series.*reading=\{'times': 'index'\} if so"):
+        series_statistics(table_of(named), "series")
+
+    assert found["channels"] == 2
+    for said in ({"times": False}, {"times": 0}):
+        series_statistics(table_of(*cells), "series", reading=said)
+    series_statistics(table_of(*cells, np.c_[[1.0, 0.0], [1.0, 1.0]]), "series")  # does not grow everywhere
+
+
+@pytest.mark.plain
+@pytest.mark.parametrize(
+    "name", ["time", "Timestamp", "t", "seconds", "hours", "date", "DateTime", "time_s", "time (ms)"]
+)
+def test_a_column_that_is_called_as_times_are_has_to_be_said_to_be_a_channel(name):
+    table = table_of(csv_of(f"x,{name},z", "1,0,3", "4,1,6"))
+
+    with pytest.raises(
+        DataError, match=r"have a column '.*'\. Expected to be told.*\{'times': '.*'\} if it does, and "
+    ):
+        series_statistics(table, "series")
+
+    assert series_statistics(table, "series", reading={"times": name})["channels"] == 2
+    kept = series_statistics(table, "series", reading={"times": False})
+    assert kept["channels"] == 3
+    assert SeriesEncoder(8, **kept).transform().width == 3
+
+
+@pytest.mark.plain
+def test_a_column_of_points_of_time_has_to_be_said_to_be_the_times():
+    table = table_of(csv_of("when,x", "2024-01-01,1", "2024-01-02,2"))
+
+    with pytest.raises(DataError, match=r"have a column 'when'.*reading=\{'times': 'when'\} if it does"):
+        series_statistics(table, "series")
+    with pytest.raises(ValueError, match=r"Column 'when' of the series holds points of time\..*\{'times': 'when'\}"):
+        SeriesTransform(2)(table.cell(0, "series"))
+
+
+@pytest.mark.plain
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        (csv_of("x,time,w", "1,0,3"), r"has no column 'z', only \['x', 'w'\]\. Expected it: a channel of the training"),
+        (csv_of("x,time,Z", "1,0,3"), r"Name the columns so"),
+        (
+            csv_of("x,z,time,w", "1,3,0,3"),
+            r"has a column 'w', which is no channel of the training data: they are \['x'",
+        ),
+        (csv_of("x,z,time,z", "1,3,0,3"), r"has columns \['x', 'z', 'z'\]\. Expected each of .* once\. Rename"),
+        (csv_of("x,z,tme", "1,3,0"), r"has no column 'time', only .*: the times of the steps\. Did you mean 'tme'\?"),
+        (csv_of("1,3,0", "1,2,1"), r"has no column 'time', and no header that names any"),
+        (csv_of("time,x,z", "2024-01-01,1,2", "soon,1,2"), r"Line 3 .*hold 'soon'\. Expected points of time such as"),
+        (csv_of("time,x,z", "2024-01-01,1,2", "2024-01-02T00Z,1,2"), r"Line 3 .*one has a time zone, the other has no"),
+        ({"time": ["2024-01-01", "x"], "v": SERIES[:2]}, r"hold 'x'\. Expected points of time"),
+        ({"time": ["now", "2024-01-01"], "v": SERIES[:2]}, r"hold 'now'\. Expected points of time"),
+    ],
+)
+def test_says_what_is_wrong_with_the_columns_of_a_table(cell, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        SeriesTransform(2, times="time", names=["x", "z"])(cell)
+    assert len(str(caught.value)) <= 400
+
+
+@pytest.mark.plain
+def test_a_header_that_differs_from_that_of_the_first_series_is_named_with_its_line():
+    table = table_of(csv_of("x,z", "1,2", "2,1"), csv_of("x,y", "1,2", "2,1"))
+
+    with pytest.raises(DataError, match=r"the list line 1, column 'series'.*has no column 'z', only \['x', 'y'\]"):
+        series_statistics(table, "series")
+
+
 # Statistics of the training table
 
 
@@ -386,6 +576,8 @@ def test_says_what_is_wrong_with_a_series(options, cell, message):
         ({"rate_hz": -1, "times": 0}, r"got rate_hz=-1\. Expected a number above 0"),
         ({"max_steps": 0}, r"got max_steps=0\. Expected a number above 0"),
         ({"gaps": "kep"}, r"got gaps='kep'\. Expected one of \['error', 'keep'\]\. Did you mean 'keep'\?"),
+        ({"times": True}, r"got times=True\. Expected the number or the name of a column.*times=0 for the first"),
+        ({"names": ["x"]}, r"got names=\['x'\] for channels=2\. Expected one name for each channel, all different"),
         ({"channels": 0}, r"got channels=0\. Expected a number above 0"),
     ],
 )

@@ -1,5 +1,6 @@
 """What the encoder of a series has to know of the training data: channels, their means and standard deviations."""
 
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
@@ -11,10 +12,11 @@ from mmfuse._checks import require_known_names
 from mmfuse.data.errors import DataError
 from mmfuse.data.table import Table
 from mmfuse.data.transforms._arrays import MAX_BYTES
-from mmfuse.data.transforms._series_cells import read_series
+from mmfuse.data.transforms._series_cells import Series, read_guessing, read_series
 from mmfuse.data.transforms.series import SeriesTransform
 
-READING = ("times", "rate_hz", "max_gap_s", "gaps", "max_steps", "max_bytes")
+GROWN = 8  # so many steps upwards and none down are hardly chance
+READING = ("times", "names", "rate_hz", "max_gap_s", "gaps", "max_steps", "max_bytes")
 
 
 def series_statistics(table: Table, column: str, *, reading: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -24,16 +26,19 @@ def series_statistics(table: Table, column: str, *, reading: Mapping[str, Any] |
 
     Means and standard deviations are over all observed steps of all series, in float64, each file read once. Missing
     values and empty cells count for nothing; a channel that is constant or never observed gets the deviation 1. Where
-    the steps are uneven, the last number is that of the logarithm of the seconds between two steps.
+    the steps are uneven, the last number is that of the logarithm of the seconds between two steps. Where the
+    series are tables with a header, the names of the channels are among the results, and columns are found by them.
 
     Args:
         table: the training table.
         column: its series.
-        reading: the keywords of :class:`SeriesTransform` that say how a cell is read: ``times``, ``rate_hz``,
-            ``max_gap_s``, ``gaps``, ``max_steps`` and ``max_bytes``. They are among the results.
+        reading: the keywords of :class:`SeriesTransform` that say how a cell is read: ``times``, ``names``,
+            ``rate_hz``, ``max_gap_s``, ``gaps``, ``max_steps`` and ``max_bytes``. They are among the results. A column
+            that is called "time", "date" or alike is a channel only with ``{"times": False}``.
 
     Raises:
-        DataError: the column is empty, or a cell is no such series; the message names the line.
+        DataError: the column is empty, a cell is no such series (the message names the line), or nothing is said of
+            what looks like times. A first column that only grows in every series is a warning.
     """
     table.require_column(column)
     reading = dict(reading or {})
@@ -42,14 +47,24 @@ def series_statistics(table: Table, column: str, *, reading: Mapping[str, Any] |
     first = next(cells, None)
     if first is None:
         raise DataError(f"{table.name}: column {column!r} has no series. Expected at least one. Fill some cells.")
-    transform = SeriesTransform(_count_channels(table, *first, column, reading), **reading)
+    seen = _look(table, *first, column, reading)
+    names = {"names": seen.names} if seen.names and len(set(seen.names)) == len(seen.names) else {}
+    reading = names | reading
+    transform = SeriesTransform(seen.channels.shape[1] or 1, **reading)
     parts = [_Sums(transform.channels), _Sums(1)] if transform.uneven else [_Sums(transform.channels)]
+    grown, grows = 0, reading.get("times") is None and transform.channels > 1
     for row, cell in chain([first], cells):
         with _named(table, row, column):
-            channels, seconds = transform.steps(_value(table, cell))
-        steps = [channels] if seconds is None else [channels, np.log(np.diff(seconds))[:, None]]
+            series = transform.steps(_value(table, cell))
+        steps = [series.channels]
+        if series.seconds is not None:
+            steps.append(np.log(np.diff(series.seconds))[:, None])
         for sums, numbers in zip(parts, steps, strict=True):
             sums.add(numbers)
+        grows = grows and bool((np.diff(series.channels[:, 0]) > 0).all())
+        grown += len(series.channels) - 1
+    if grows and grown >= GROWN:
+        _warn_of_times(table, column, seen.names)
     found: dict[str, Any] = {
         "channels": transform.channels,
         "mean": [number for sums in parts for number in sums.mean.tolist()],
@@ -83,11 +98,31 @@ class _Sums:
         return np.where(std > 1e-12 * np.abs(self.mean), std, 1.0)
 
 
-def _count_channels(table: Table, row: int, cell: Any, column: str, reading: Mapping[str, Any]) -> int:
+def _look(table: Table, row: int, cell: Any, column: str, reading: Mapping[str, Any]) -> Series:
+    """The first series; DataError if nothing is said of a column that seems to hold times."""
+    times, room = reading.get("times"), reading.get("max_bytes", MAX_BYTES)
     with _named(table, row, column):
-        return (
-            read_series(_value(table, cell), reading.get("times"), reading.get("max_bytes", MAX_BYTES))[0].shape[1] or 1
+        if times is not None:
+            times = None if times is False else times
+            return read_series(_value(table, cell), times, room, reading.get("names"))
+        series, guess = read_guessing(_value(table, cell), room)
+    if guess is not None:
+        raise DataError(
+            f"{table.name}: the series in column {column!r} have a column {guess!r}. Expected to be told whether it "
+            f"holds the times of the steps. Give reading={{'times': {guess!r}}} if it does, and "
+            "reading={'times': False} if it is a channel."
         )
+    return series
+
+
+def _warn_of_times(table: Table, column: str, names: list[str] | None) -> None:
+    first = f"{names[0]!r}" if names else "0"
+    warnings.warn(
+        f"{table.name}: column {first} of the series in column {column!r} grows from step to step in all of them. Does "
+        f"it hold their times? Give reading={{'times': {first}}} if so. It is a channel now, as "
+        "with reading={'times': False}.",
+        stacklevel=3,
+    )
 
 
 def _value(table: Table, cell: Any) -> Any:

@@ -111,7 +111,7 @@ def _text(value: Any, transform: Any) -> Measured:  # noqa: ARG001  letters and 
 
 def _series(value: Any, transform: Any) -> Measured:
     times = None if transform is None else transform.times
-    channels, seconds = read_series(value, times, MAX_BYTES)
+    channels, seconds, _ = read_series(value, times, MAX_BYTES)
     if not channels.size:
         raise ValueError(
             f"The series has shape {channels.shape}: no step. Expected at least one. Leave the cell empty."

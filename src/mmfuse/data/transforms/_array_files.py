@@ -6,7 +6,7 @@ import re
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO
 from typing import Any
 
@@ -36,12 +36,15 @@ TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "BOOL": "|b1"}
 class ArrayFile:
     """An open file, and what is wanted of it."""
 
-    file: Any  # opened for reading bytes
-    size: int  # in bytes
+    file: Any = None  # opened for reading bytes
+    size: int = 0  # in bytes
     key: str | None = None
     max_bytes: int | None = None
     steps: slice | None = None
-    length: int = 0  # of the first axis, before it is cut: known when it has been read
+    stamps: bool = False  # columns of a table may hold points of time, which become seconds since the first
+    length: int = 0  # of the first axis, before it is cut: known when it has been read, as are these:
+    names: list[str] | None = None  # of the columns of a table with a header
+    stamped: list[int] = field(default_factory=list)  # which columns hold points of time
 
     def require_room(self, size: int) -> None:
         """Raise ValueError if so many bytes are too many."""

@@ -1,11 +1,14 @@
 """Tables of numbers, as CSV and as Parquet -> numpy array (rows, columns)."""
 
+import csv
 import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from mmfuse.data.transforms._array_files import ArrayFile
+from mmfuse.data.transforms._time_stamps import from_datetime64, is_stamp, seconds_after
 
 EMPTY = re.compile(r'(?m)(?:^[ \t]*(?=,))|(?<=,)[ \t]*(?=,|$)|""')
 
@@ -24,19 +27,38 @@ def read_csv(source: ArrayFile) -> Any:
             ".parquet, or .csv with numbers. Convert it to one of them."
         ) from None
     lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
-    header = _cells(lines[0][1]) if lines and not all(map(_is_number, _cells(lines[0][1]))) else None
+    is_data = _is_number_or_stamp if source.stamps else _is_number
+    header = _header(lines[0][1]) if lines and not all(map(is_data, _cells(lines[0][1]))) else None
     rows = lines if header is None else lines[1:]
     if not rows:
         raise ValueError("The table of numbers has no rows. Expected at least one. Fill it, or empty the cell.")
-    filled = EMPTY.sub("nan", "\n".join(line for _, line in rows))
-    try:
-        array = np.loadtxt(filled.split("\n"), delimiter=",", ndmin=2, quotechar='"', comments=None)
-    except ValueError:
-        raise _bad_line(rows) from None
+    array = _parse(rows, source)
     if source.key is not None:
         column = source.name_of(header or [], "column")
         array = array[:, (header or []).index(column)]
+    elif header is not None and len(header) == array.shape[1]:  # it is a title otherwise
+        source.names = header
     return source.cut(array)
+
+
+def _parse(rows: list[tuple[int, str]], source: ArrayFile) -> Any:
+    """The lines as numbers; where the first cell of a column is a point of time, its seconds since then."""
+    filled = EMPTY.sub("nan", "\n".join(line for _, line in rows))
+    first = _cells(rows[0][1])
+    source.stamped = [i for i, cell in enumerate(first) if source.stamps and not _is_number(cell) and is_stamp(cell)]
+    stamps: dict[int | str, Callable[[str], Any]] = {i: seconds_after(first[i]) for i in source.stamped}
+    try:
+        return np.loadtxt(
+            filled.split("\n"),
+            delimiter=",",
+            ndmin=2,
+            quotechar='"',
+            comments=None,
+            converters=stamps or None,
+            encoding="utf-8",
+        )
+    except ValueError:
+        raise _bad_line(rows, stamps) from None
 
 
 def read_parquet(source: ArrayFile) -> Any:
@@ -58,17 +80,19 @@ def read_parquet(source: ArrayFile) -> Any:
         raise ValueError(
             f"The file is not a Parquet file that can be read: {reason}. Expected a whole file. Copy it again."
         ) from None
-    columns = [_column(name, column.combine_chunks()) for name, column in zip(names, table.columns, strict=True)]
+    columns = [
+        _column(name, column.combine_chunks(), source) for name, column in zip(names, table.columns, strict=True)
+    ]
+    source.stamped = [i for i, column in enumerate(table.columns) if _is_time(column.type)]
     if len(columns) > 1 and any(column.ndim > 1 for column in columns):
         raise ValueError(
             f"The Parquet file has columns {names}, and lists in some. Expected numbers in all, or one column of "
             "lists. Say which with key=."
         )
-    return source.cut(columns[0] if len(columns) == 1 and (source.key or columns[0].ndim > 1) else _beside(columns))
-
-
-def _beside(columns: list[Any]) -> Any:
-    return np.stack(columns, axis=1)
+    if len(columns) == 1 and (source.key or columns[0].ndim > 1):
+        return source.cut(columns[0])
+    source.names = names
+    return source.cut(np.stack(columns, axis=1))
 
 
 def _count_values(meta: Any, names: list[str]) -> int:
@@ -77,9 +101,17 @@ def _count_values(meta: Any, names: list[str]) -> int:
     return sum(chunk.num_values for chunk in chunks if chunk.path_in_schema.split(".")[0] in names)
 
 
-def _column(name: str, column: Any) -> Any:
+def _is_time(kind: Any) -> bool:
     import pyarrow.types as kinds
 
+    return kinds.is_timestamp(kind) or kinds.is_date(kind)
+
+
+def _column(name: str, column: Any, source: ArrayFile) -> Any:
+    import pyarrow.types as kinds
+
+    if source.stamps and _is_time(column.type):
+        return from_datetime64(column.to_numpy(zero_copy_only=False))
     is_list = kinds.is_list(column.type) or kinds.is_large_list(column.type) or kinds.is_fixed_size_list(column.type)
     values = column.flatten() if is_list else column
     if not (kinds.is_integer(values.type) or kinds.is_floating(values.type) or kinds.is_boolean(values.type)):
@@ -104,6 +136,15 @@ def _cells(line: str) -> list[str]:
     return [cell.strip().strip('"') for cell in line.split(",")]
 
 
+def _header(line: str) -> list[str]:
+    """The names of the columns; numpy writes "# " before the first."""
+    return [cell.strip() for cell in next(csv.reader([line.removeprefix("#").strip()], skipinitialspace=True))]
+
+
+def _is_number_or_stamp(cell: str) -> bool:
+    return _is_number(cell) or is_stamp(cell)
+
+
 def _is_number(cell: str) -> bool:
     try:
         float(cell or "nan")
@@ -112,16 +153,21 @@ def _is_number(cell: str) -> bool:
     return True
 
 
-def _bad_line(rows: list[tuple[int, str]]) -> ValueError:
+def _bad_line(rows: list[tuple[int, str]], stamps: Mapping[int | str, Callable[[str], Any]]) -> ValueError:
     """Which line it was. Found again here, because this is slow and seldom."""
     width = len(_cells(rows[0][1]))
     for number, line in rows:
         cells = _cells(line)
-        if bad := [cell for cell in cells if not _is_number(cell)]:
-            return ValueError(
-                f"Line {number} of the table of numbers holds {bad[0][:40]!r}. Expected numbers with a point, "
-                "separated by commas. Mend the cell, or leave it empty where the number is not known."
-            )
+        for place, cell in enumerate(cells):
+            if place not in stamps and not _is_number(cell):
+                return ValueError(
+                    f"Line {number} of the table of numbers holds {cell[:40]!r}. Expected numbers with a point, "
+                    "separated by commas. Mend the cell, or leave it empty where the number is not known."
+                )
+            try:
+                stamps.get(place, float)(cell or "nan")
+            except ValueError as error:
+                return ValueError(f"Line {number} of the table of numbers: {error}")
         if len(cells) != width:
             return ValueError(
                 f"Line {number} of the table of numbers has {len(cells)} cells. Expected {width}, as in the first. "

@@ -49,17 +49,17 @@ def read_steps(
 
     Of .npy and .safetensors files nothing else is read, and nothing else counts for ``max_bytes``.
     """
-    if isinstance(value, str | Path):
-        array, length = _read_path(Path(value), key, max_bytes, steps)
-    elif isinstance(value, bytes | bytearray | memoryview):
-        data = bytes(value)
-        source = ArrayFile(BytesIO(data), len(data), key, max_bytes, steps)
-        array, length = _reader(data)(source), source.length
-    else:
-        whole = _from_memory(value)
-        array, length = (whole[steps] if steps and whole.ndim else whole), len(whole) if whole.ndim else 0
-    require_numbers(array.dtype)
-    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("=")), length
+    source = ArrayFile(key=key, max_bytes=max_bytes, steps=steps)
+    return _read(value, source), source.length
+
+
+def read_columns(value: Any, *, max_bytes: int | None = MAX_BYTES) -> tuple[Any, list[str] | None, list[int]]:
+    """An array, the names of its columns, and which of them hold points of time: see :func:`read_array`.
+
+    There are names where the value is a table with a header. Points of time have become seconds since the first.
+    """
+    source = ArrayFile(max_bytes=max_bytes, stamps=True)
+    return _read(value, source), source.names, source.stamped
 
 
 def to_float32(array: Any) -> Float[Tensor, "*axes"]:
@@ -68,7 +68,20 @@ def to_float32(array: Any) -> Float[Tensor, "*axes"]:
         return torch.from_numpy(np.require(array, np.float32, ["C", "W"]))
 
 
-def _read_path(path: Path, key: str | None, max_bytes: int | None, steps: slice | None) -> tuple[Any, int]:
+def _read(value: Any, source: ArrayFile) -> Any:
+    if isinstance(value, str | Path):
+        array = _read_path(Path(value), source)
+    elif isinstance(value, bytes | bytearray | memoryview):
+        data = bytes(value)
+        source.file, source.size = BytesIO(data), len(data)
+        array = _reader(data)(source)
+    else:
+        array = source.cut(_from_memory(value))
+    require_numbers(array.dtype)
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
+def _read_path(path: Path, source: ArrayFile) -> Any:
     suffix = path.suffix.lower()
     if suffix in PICKLES:
         raise ValueError(
@@ -84,8 +97,8 @@ def _read_path(path: Path, key: str | None, max_bytes: int | None, steps: slice 
     with path.open("rb") as file:
         _refuse_pickle(file.read(8))
         file.seek(0)
-        source = ArrayFile(file, path.stat().st_size, key, max_bytes, steps)
-        return READERS[suffix](source), source.length
+        source.file, source.size = file, path.stat().st_size
+        return READERS[suffix](source)
 
 
 def _reader(data: bytes) -> Any:

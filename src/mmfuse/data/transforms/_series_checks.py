@@ -1,8 +1,11 @@
 """What a series must be: so many channels, finite numbers, times that grow, and no gap where none may be."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+
+from mmfuse._checks import nearest
 
 
 def require_channels(series: Any, channels: int) -> None:
@@ -22,6 +25,17 @@ def require_channels(series: Any, channels: int) -> None:
             f"The series has {len(infinite)} infinite values, the first in channel {channel} at step {step}. "
             "Expected finite ones. Mend them, or write NaN where one is missing."
         )
+
+
+def require_columns(found: Sequence[str], wanted: Sequence[str], what: str) -> None:
+    """Raise ValueError unless every column that is wanted is among those of a table."""
+    for name in wanted:
+        if name not in found:
+            there = f"only {list(found)[:20]}" if found else "and no header that names any"
+            raise ValueError(
+                f"The series has no column {name!r}, {there}. Expected it: {what}.{nearest(name, found)} "
+                "Name the columns so."
+            )
 
 
 def require_some(series: Any) -> None:

@@ -22,7 +22,8 @@ class SeriesTransform:
 
     Takes an array ``(time, channel)``, or ``(time,)`` for one channel: as the path or the bytes of a .npy, .npz, .csv
     or .parquet file, as an array or tensor, as lists of numbers, or as a mapping ``{"times": ..., "values": ...}``. A
-    missing number is NaN, or null in JSON. The result has, side by side:
+    missing number is NaN, or null in JSON. Columns of a table with a header are taken by their ``names``, in any order;
+    all others by their place. The result has, side by side:
 
     1. ``channels`` values, :math:`(x - \text{mean}) / \text{std}`; 0, which is the mean, where one is missing;
     2. with ``gaps="keep"``, ``channels`` flags: 1 where the value was observed;
@@ -36,8 +37,12 @@ class SeriesTransform:
         mean: of each channel in the training data, and after them, where the steps are uneven, that of the logarithm
             of the seconds between two steps; None: 0. :func:`mmfuse.data.series_statistics` makes it.
         std: their standard deviations; None: 1.
-        times: where the seconds of the steps stand: the number of a column, or the name of a column, of an array in an
-            .npz file or of a key of the mapping; None: the steps are even.
+        times: where the times of the steps stand: the number of a column, or the name of a column, of an array in an
+            .npz file or of a key of the mapping; None or False: the steps are even. Points of time, such as
+            "2024-01-01 00:00:00", become seconds since the first. Numbers are seconds where there is ``rate_hz``; may
+            be of any unit, the same for all series, where there is none.
+        names: of the channels: columns of a .csv or .parquet file with a header are found by them, and there must be
+            no others; None: columns go by their place.
         rate_hz: bring a series with ``times`` to so many steps a second by linear interpolation. None: the steps stay
             uneven. Nothing is filtered: what swings faster than ``rate_hz / 2`` is lost or shows up slower.
         max_gap_s: between two observations that are further apart, in seconds, nothing is interpolated: it is a gap.
@@ -60,6 +65,7 @@ class SeriesTransform:
         mean: Sequence[int | float] | None = None,
         std: Sequence[int | float] | None = None,
         times: int | str | None = None,
+        names: Sequence[str] | None = None,
         rate_hz: int | float | None = None,
         max_gap_s: int | float = 1.0,
         gaps: str = "error",
@@ -70,12 +76,24 @@ class SeriesTransform:
         limits = {"rate_hz": rate_hz, "max_steps": max_steps}
         require_positive("SeriesTransform", **{name: x for name, x in limits.items() if x is not None})
         require_choice("SeriesTransform", "gaps", gaps, ("error", "keep"))
+        if times is True:
+            raise ValueError(
+                "SeriesTransform got times=True. Expected the number or the name of a column, or None or False for "
+                "even steps. Give times=0 for the first column."
+            )
+        times = None if times is False else times
+        if names is not None and not len(set(names)) == len(names) == channels:
+            raise ValueError(
+                f"SeriesTransform got names={list(names)[:20]} for channels={channels}. Expected one name for each "
+                "channel, all different. Take those of series_statistics(table, column)."
+            )
         if rate_hz is not None and times is None:
             raise ValueError(
                 f"SeriesTransform got rate_hz={rate_hz} without times. Expected to know when each step was. "
                 "Say where the seconds stand, such as times=0 for the first column; even steps need no rate."
             )
         self.channels, self.times, self.rate_hz, self.max_gap_s = channels, times, rate_hz, max_gap_s
+        self.names = None if names is None else list(names)
         self.gaps, self.max_steps, self.max_bytes = gaps, max_steps, max_bytes
         self.uneven = times is not None and rate_hz is None
         self.mean = self._numbers("mean", mean, 0.0)
@@ -101,7 +119,7 @@ class SeriesTransform:
 
     def steps(self, value: Any) -> Series:
         """The channels as they are, float64 ``(time, channel)``, NaN where missing, and the seconds if uneven."""
-        channels, seconds = read_series(value, self.times, self.max_bytes)
+        channels, seconds, names = read_series(value, self.times, self.max_bytes, self.names)
         require_channels(channels, self.channels)
         if seconds is not None:
             require_growing(seconds)
@@ -112,10 +130,10 @@ class SeriesTransform:
         require_some(channels)
         if self.gaps == "error":
             require_no_gap(channels, self.max_gap_s if self.rate_hz else None)
-        return channels, seconds
+        return Series(channels, seconds, names)
 
     def _make(self, value: Any) -> tuple[Tensor, int]:
-        channels, seconds = self.steps(value)
+        channels, seconds, _ = self.steps(value)
         lost = max(0, len(channels) - (self.max_steps or len(channels)))
         values = (channels - self.mean[: self.channels]) / self.std[: self.channels]
         seen = ~np.isnan(values)
