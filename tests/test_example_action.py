@@ -73,7 +73,7 @@ def test_the_table_has_our_numbers_beside_the_published_ones(trained):
     assert f"{fused['accuracy']:.1%}" in printed
     assert without in printed
     assert set(fused["without"]) == {"depth", "inertial"}
-    assert "Chen, Jafari, Kehtarnavaz, ICIP 2015 depth, inertial               79.1%  published" in printed
+    assert "Chen, Jafari, Kehtarnavaz, ICIP 2015 depth, inertial               79.1%      known" in printed
 
 
 def test_the_saved_model_answers(trained):
