@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import traceback
 
 import numpy as np
 import psutil
@@ -384,7 +385,7 @@ def raise_(error):
         (lambda: raise_(KeyError("lost")), "Own sample 4: KeyError: 'lost'. Or pass"),
         (
             lambda: {"x": 1},
-            r"Own sample 4: .* It is a dict. Expected a mmfuse.data.Sample\(inputs, targets\). .*read_table\(dataset\)",
+            r"sample 4: .* It is a dict. Expected a mmfuse.data.Sample\(inputs, .*read_table\(dataset\)",
         ),
         (
             lambda: Sample({"xx": torch.zeros(1)}, {}),
@@ -457,3 +458,84 @@ def test_the_label_of_a_sample_may_be_a_number(label):
     assert batch.targets["y"].values[1:].tolist() == [1] * 5
     assert batch.targets["y"].known.tolist() == [False] + [True] * 5
     assert batch.targets["size"].values.tolist() == [0.5] + [3.0] * 5
+
+
+@pytest.mark.plain
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"batch_size": 2.5}, "Loader got batch_size=2.5. Expected a whole number"),
+        ({"batch_size": True}, "Loader got batch_size=True. Expected a whole number"),
+        ({"workers": 1.0}, "Loader got workers=1.0. Expected a whole number"),
+    ],
+)
+def test_sizes_that_are_no_whole_numbers_are_refused(setting, message):
+    with pytest.raises(TypeError, match=message):
+        load_batches(read_table(rows_of(4)), model_of(x=Number()), **setting)
+
+
+class Bare:
+    """Has nothing of a transform."""
+
+
+class Half(Number):
+    blank = None
+
+    def __getattribute__(self, name):
+        if name == "random":
+            raise AttributeError(name)
+        return super().__getattribute__(name)
+
+
+@pytest.mark.plain
+@pytest.mark.parametrize(
+    ("transform", "message"),
+    [
+        (Bare(), r"of 'x' \(Bare\) lacks __call__, blank, padding, random, takes_path. Expected .* set random = False"),
+        (Half(), r"of 'x' \(Half\) lacks blank, random. Expected .* give it blank\(\) -> Tensor"),
+        (Number, r"of 'x' is the class Number. Expected an object of it. Write Number\(\)"),
+    ],
+)
+def test_what_a_transform_lacks_is_said_when_the_loader_is_built(transform, message):
+    for data in (read_table(rows_of(4)), Own()):
+        with pytest.raises(TypeError, match=f"The transform {message}"):
+            load_batches(data, model_of(x=transform))
+
+
+@pytest.mark.plain
+def test_a_model_that_cannot_say_how_to_read_is_refused():
+    table, model = read_table(rows_of(4)), model_of(x=Number())
+    model.encoders["x"] = torch.nn.Linear(1, 1)
+
+    with pytest.raises(
+        TypeError, match=r"encoder of 'x' \(Linear\) has no transform\(train\). .* transforms={'x': ..."
+    ):
+        load_batches(table, model)
+    assert len(load_batches(table, model, transforms={"x": Number()})) == 1
+    with pytest.raises(TypeError, match="load_batches got a NoneType for the model. Expected a MultimodalModel"):
+        load_batches(table, None)
+    with pytest.raises(TypeError, match="load_batches got a model without encoders. Expected one or more"):
+        load_batches(table, model_of())
+
+
+class Unsendable(Exception):
+    """Cannot be pickled."""
+
+    def __init__(self, message):
+        super().__init__(message)
+        self.held = lambda: None
+
+
+def stumble():
+    raise Unsendable("over a stone")
+
+
+@pytest.mark.plain
+def test_the_traceback_of_a_transform_arrives_from_a_worker():
+    batches = load_batches(read_table(rows_of(8)), model_of(x=OnRow(5, stumble)), batch_size=4, workers=1)
+
+    with pytest.raises(DataError, match="column 'x': Unsendable: over a stone. Or pass") as caught:
+        list(batches)
+
+    shown = "".join(traceback.format_exception(caught.value))
+    assert "in stumble" in shown and 'raise Unsendable("over a stone")' in shown

@@ -63,6 +63,13 @@ def require_positive(owner: str, **sizes: int | float) -> None:
             raise ValueError(f"{owner} got {name}={size}. Expected a number above 0. Choose a larger {name}.")
 
 
+def require_whole(owner: str, **numbers: int) -> None:
+    """Raise TypeError unless every named number is a whole one, and not True or False."""
+    for name, number in numbers.items():
+        if isinstance(number, bool) or not hasattr(number, "__index__"):
+            raise TypeError(f"{owner} got {name}={number!r}. Expected a whole number. Write {name}=32 for example.")
+
+
 def require_choice(owner: str, name: str, value: object, choices: Collection[object]) -> None:
     """Raise ValueError unless ``value`` is one of ``choices``."""
     if value not in choices:

@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from mmfuse._checks import require_choice
 from mmfuse.contracts import Batch, Input, Target
+from mmfuse.data.chosen import require_transforms
 from mmfuse.data.collate import Sample, make_input, make_whole_input
 from mmfuse.data.errors import DataError
 from mmfuse.data.finite import nonfinite_rows
@@ -63,6 +64,7 @@ class BatchDataset(Dataset):
                 f"{owner} got max_errors={max_errors}. Expected a share of the rows from 0 to 1. Try max_errors=0.05, "
                 "or 1.0 for no limit."
             )
+        require_transforms(transforms)
         self.transforms = dict(transforms)
         self.tasks: Any = tasks
         self.on_error = on_error

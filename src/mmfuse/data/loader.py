@@ -7,13 +7,15 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from mmfuse._checks import require_known_names, require_not_negative, require_positive
+from mmfuse._checks import require_not_negative, require_positive, require_whole
 from mmfuse.contracts import Batch
 from mmfuse.data._order import Order, OrderOfLists
 from mmfuse.data.batches import BatchDataset
+from mmfuse.data.chosen import transforms_of
 from mmfuse.data.dataset import TableDataset
 from mmfuse.data.errors import DataError
 from mmfuse.data.mixup import Mixup
+from mmfuse.data.remote import Failure, RemoteTraceback, failure_of
 from mmfuse.data.report import Read
 from mmfuse.data.samples import SampleDataset
 from mmfuse.data.table import Table
@@ -58,9 +60,7 @@ def load_batches(  # noqa: PLR0913  flat keywords, as of torch's DataLoader
         mix: mixes the samples of each batch; only to train.
         timeout: longest time to wait for a batch of the workers, in seconds; 0: for ever.
     """
-    transforms = dict(transforms or {})
-    require_known_names("load_batches(transforms=...)", transforms, model.encoders, "modality")
-    chosen = {name: transforms.get(name) or encoder.transform(train) for name, encoder in model.encoders.items()}
+    chosen = transforms_of("load_batches", model, transforms, train=train)
     errors: Any = {"on_error": on_error, "max_errors": max_errors, "check_finite": check_finite, "seed": seed}
     dataset: BatchDataset
     if isinstance(table, Table):
@@ -97,6 +97,7 @@ class Loader:
         mix: Mixup | None = None,
         timeout: float = 300.0,
     ) -> None:
+        require_whole("Loader", batch_size=batch_size, workers=workers)
         require_positive("Loader", batch_size=batch_size)
         require_not_negative("Loader", workers=workers, timeout=timeout)
         if not len(dataset):
@@ -126,6 +127,11 @@ class Loader:
             if self._mix is not None:
                 batch = self._mix(batch, self.dataset.tasks, self.dataset.transforms, (self._seed, epoch, number))
             yield batch
+
+    @property
+    def mixes(self) -> bool:
+        """Whether labels are mixed with one another."""
+        return self._mix is not None
 
     def rows(self) -> list[int]:
         """The numbers of the rows of the last pass that was begun, in their order."""
@@ -200,7 +206,7 @@ class _Reader(Dataset):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitems__(self, key: tuple[int, list[int]]) -> Read | DataError:
+    def __getitems__(self, key: tuple[int, list[int]]) -> Read | Failure:
         """A DataError is handed on as a value: raised in a worker, its message would arrive inside a traceback."""
         epoch, rows = key
         worker = get_worker_info().id  # type: ignore[union-attr]
@@ -208,18 +214,16 @@ class _Reader(Dataset):
         try:
             return self.dataset.read(torch.tensor(rows), epoch)
         except DataError as error:
-            return error
+            return failure_of(error)
         finally:
             self.flight.end(worker)
 
 
-def _raised(read: Read | DataError) -> Read:
+def _raised(read: Read | Failure) -> Read:
     """What a worker has read, or the error that it sent."""
-    if isinstance(read, DataError):
-        try:
-            raise read
-        finally:
-            del read  # the error holds this frame: held by it in turn, it would keep the workers alive
+    if isinstance(read, Failure):
+        # Not held by a name here: an error and the frame that holds it would keep the workers alive.
+        raise DataError(read.message) from (RemoteTraceback(read.trace) if read.trace else None)
     return read
 
 

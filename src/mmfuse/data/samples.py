@@ -127,14 +127,10 @@ class SampleDataset(BatchDataset):
 
     def _require_names(self, sample: Any) -> None:
         if not isinstance(sample, Sample):
-            cells = isinstance(sample, Mapping)
+            cells = "Items of raw cells are a table: load_batches(read_table(dataset), model)"
             raise TypeError(
                 f"It is a {type(sample).__name__}. Expected a mmfuse.data.Sample(inputs, targets). "
-                + (
-                    "Items of raw cells are a table: load_batches(read_table(dataset), model)"
-                    if cells
-                    else "Return one"
-                )
+                f"{cells if isinstance(sample, Mapping) else 'Return one'}"
             )
         require_known_names("Sample.inputs", sample.inputs, self.transforms, "modality")
         require_known_names("Sample.targets", sample.targets, self._blanks, "task")

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmfuse._checks import require_known_names, require_positive
+from mmfuse._checks import require_known_names, require_positive, require_whole
 from mmfuse.contracts import Batch
+from mmfuse.data.chosen import transforms_of
 from mmfuse.data.errors import DataError
 from mmfuse.data.loader import Loader
 from mmfuse.data.mixup import Mixup
@@ -74,12 +75,11 @@ def load_shards(  # noqa: PLR0913  flat keywords, as of load_batches
         world: how many processes there are, likewise.
         max_bytes: a larger member cannot be read.
     """
+    require_whole("load_shards", batch_size=batch_size, workers=workers, buffer=buffer)
     require_positive("load_shards", batch_size=batch_size, buffer=buffer, max_bytes=max_bytes)
     if mix is not None and not train:
         raise ValueError("load_shards got mix without train=True. Expected to mix only what is trained on. Leave it.")
-    transforms = dict(transforms or {})
-    require_known_names("load_shards(transforms=...)", transforms, model.encoders, "modality")
-    chosen = {name: transforms.get(name) or encoder.transform(train) for name, encoder in model.encoders.items()}
+    chosen = transforms_of("load_shards", model, transforms, train=train)
     inputs = [column for name, transform in chosen.items() for column in columns_of(name, transform)]
     require_known_names("load_shards(columns=...)", columns or {}, [*inputs, *model.tasks], "column")
     names = names_of(columns or {}, [*inputs, *model.tasks])
@@ -139,8 +139,6 @@ class ShardLoader(Loader):
         epoch, self._order.first = self._next
         self._next = (epoch + 1, 0)
         for number, read in enumerate(self._reads(epoch), self._order.first):
-            if isinstance(read, DataError):
-                raise read
             batch = self.dataset.accept(read)
             if self._mix is not None:
                 batch = self._mix(batch, self.dataset.tasks, self.dataset.transforms, (self._seed, epoch, number))
