@@ -8,7 +8,7 @@ import torch
 from tiny_data import make_model, write_rows
 
 from mmfuse import Batch, Input, Target
-from mmfuse.data import load_batches, read_table
+from mmfuse.data import Mixup, load_batches, read_table
 from mmfuse.evaluation import evaluate, predict
 from mmfuse.evaluation import write_rows as write_answers
 
@@ -184,3 +184,21 @@ def test_batches_that_are_not_of_a_table_give_answers_alone():
         "kind_p(kind2)",
         "size_predicted",
     }
+
+
+@pytest.mark.plain
+@pytest.mark.parametrize("act", [evaluate, predict])
+def test_mixed_rows_are_not_scored(tmp_path, act):
+    model = make_model()
+    batches = load_batches(read_table(write_rows(tmp_path)), model, train=True, mix=Mixup())
+    batches.shuffled = False
+
+    with pytest.raises(ValueError, match="Mixed labels cannot be scored. Expected rows as they are. .* without mix="):
+        act(model, batches)
+
+
+def test_no_rows_are_not_written(tmp_path):
+    for name in ("a.csv", "a.jsonl"):
+        with pytest.raises(ValueError, match="write_rows got no rows. Expected one or more"):
+            write_answers([], tmp_path / name)
+    assert not list(tmp_path.iterdir())

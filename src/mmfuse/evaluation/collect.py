@@ -33,6 +33,8 @@ def collect(model: MultimodalModel, batches: Iterable[Batch], *, hide: Collectio
     Warns of files that could not be read, in the name of the caller's caller.
     """
     require_batches(batches)
+    if getattr(batches, "mixes", False):
+        raise ValueError("Mixed labels cannot be scored. Expected rows as they are. Load them without mix=.")
     was_training, device = {part: part.training for part in model.modules()}, device_of(model)
     predictions: dict[str, list[Tensor]] = {}
     targets: list[Mapping[str, Target]] = []

@@ -74,8 +74,10 @@ def _cells(dataset: Any, count: int) -> list[dict[str, Any]]:
 
 
 def write_rows(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
-    """Write rows to a ``.csv`` or ``.jsonl`` file."""
+    """Write rows to a ``.csv`` or ``.jsonl`` file. No rows are an error: nobody could read a table without columns."""
     path = Path(path)
+    if not rows:
+        raise ValueError("write_rows got no rows. Expected one or more. Is the table, or the answer, empty?")
     require_choice("write_rows", "the kind of file", path.suffix, (".csv", ".jsonl"))
     with path.open("w", newline="", encoding="utf-8") as file:
         if path.suffix == ".jsonl":
