@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from jaxtyping import Int
-from torch import Tensor, nn
+from torch import nn
 
 from mmfuse._checks import nearest
-from mmfuse.contracts import Input
 
 # What a configuration says about its file or its old head, and not about the model that we build.
 NOT_OF_THE_MODEL = (
@@ -173,12 +171,6 @@ def require_preset(owner: str, name: str, presets: Mapping[str, Mapping[str, Any
     if name not in presets:
         raise ValueError(f"{owner} has no preset {name!r}. Expected one of {sorted(presets)}.{nearest(name, presets)}")
     return copy.deepcopy(dict(presets[name]))
-
-
-def real_lengths(input: Input) -> Int[Tensor, " batch"]:
-    """How many steps of each sample are real; 0 where it is absent."""
-    mask = torch.ones_like(input.values, dtype=torch.bool) if input.mask is None else input.mask
-    return (mask & input.present[:, None]).sum(dim=1)
 
 
 def _no_pooler(owner: str, config: Any) -> dict[str, bool]:

@@ -1,6 +1,6 @@
-"""Shared by the encoders of given numbers: checks of the input, and which of its tokens are real."""
+"""Shared by the encoders: checks of the input, and which of its steps are real."""
 
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from mmfuse.contracts import Input
@@ -21,6 +21,11 @@ def token_mask(input: Input) -> Bool[Tensor, "batch time"]:
     """Which steps of a sequence are real: none in a sample that lacks the modality."""
     mask = input.present[:, None].expand(input.values.shape[:2])
     return mask if input.mask is None else mask & input.mask
+
+
+def real_lengths(input: Input) -> Int[Tensor, " batch"]:
+    """How many steps of each sample are real; 0 where it is absent."""
+    return token_mask(input).sum(dim=1)
 
 
 def require_row(owner: str, input: Input, width: int) -> None:

@@ -12,7 +12,8 @@ from mmfuse._checks import require_axes, require_not_negative, require_positive,
 from mmfuse._record import recorded
 from mmfuse.contracts import Features, Input
 from mmfuse.data.transforms.audio import AudioTransform
-from mmfuse.encoders._backbone import real_lengths, require_preset
+from mmfuse.encoders._backbone import require_preset
+from mmfuse.encoders._inputs import real_lengths
 from mmfuse.layers.masking import masked_mean, wide
 from mmfuse.layers.positions import sinusoids
 from mmfuse.layers.spec_augment import SpecAugment

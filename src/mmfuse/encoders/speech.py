@@ -21,9 +21,9 @@ from mmfuse.encoders._backbone import (
     modules_at,
     plain_config,
     read_config,
-    real_lengths,
     require_preset,
 )
+from mmfuse.encoders._inputs import real_lengths
 from mmfuse.layers.masking import masked_mean, wide
 
 FAMILIES = ("wav2vec2", "hubert", "wavlm")

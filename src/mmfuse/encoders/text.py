@@ -25,6 +25,7 @@ from mmfuse.encoders._backbone import (
     read_config,
     require_preset,
 )
+from mmfuse.encoders._inputs import token_mask
 from mmfuse.layers.masking import masked_mean
 
 # The usual initial spread, 0.02, suits a width of 768; narrow models learn several times slower from it.
@@ -134,8 +135,7 @@ class TextEncoder(WrappedEncoder):
 
     def forward(self, input: Input) -> Features:
         self._require_ids(input)
-        mask = input.present[:, None].expand(input.values.shape)
-        mask = mask if input.mask is None else mask & input.mask
+        mask = token_mask(input)
         ids = input.values.masked_fill(~mask, self.pad_id)
         # A row without a real token reads its first padding: kernels disagree about rows that read nothing.
         read = torch.cat([mask[:, :1] | ~mask.any(dim=1, keepdim=True), mask[:, 1:]], dim=1)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mmfuse._checks import require_axes, require_positive
 from mmfuse._record import recorded
 from mmfuse.contracts import Features, Input
-from mmfuse.encoders._backbone import real_lengths
+from mmfuse.encoders._inputs import real_lengths
 from mmfuse.encoders.skip_absent import SkipAbsent
 from mmfuse.layers.masking import masked_mean
 from mmfuse.layers.sequence import SequenceTransformer
