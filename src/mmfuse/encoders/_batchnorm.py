@@ -29,7 +29,7 @@ def run_present(
         return run(values)
     before = [(norm, name, getattr(norm, name).clone()) for norm in norms for name in STATISTICS]
     try:
-        result = run(filled(values, present))
+        result = run(with_copies_of_present(values, present))
     except ValueError as error:
         raise ValueError(
             f"{owner} cannot train on a batch of shape {tuple(values.shape)}: {error}. Expected two samples in a "
@@ -43,7 +43,9 @@ def run_present(
     return result
 
 
-def filled(values: Shaped[Tensor, "batch ..."], present: Bool[Tensor, " batch"]) -> Shaped[Tensor, "batch ..."]:
+def with_copies_of_present(
+    values: Shaped[Tensor, "batch ..."], present: Bool[Tensor, " batch"]
+) -> Shaped[Tensor, "batch ..."]:
     """In the place of each absent row one that is present, each in its turn; without a question to the device."""
     order = (~present).to(torch.uint8).argsort(stable=True)  # the present ones first
     turn = ((~present).cumsum(0) - 1) % present.sum().clamp_min(1)
