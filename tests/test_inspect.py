@@ -494,6 +494,44 @@ def test_transforms_may_be_given_before_there_is_a_model(tmp_path):
     assert sorted(of(report, "unreadable")) == [("t.csv", "feature", [2]), ("t.csv", "series", [3])]
 
 
+def write_series(folder, **files):
+    for name, lines in files.items():
+        (folder / f"{name}.csv").write_text("\n".join(lines))
+    (folder / "t.csv").write_text("\n".join(["series", *[f"{name}.csv" for name in files]]))
+    return read_table(folder / "t.csv")
+
+
+def test_times_of_series_are_found_by_their_name_or_content_and_must_grow(tmp_path):
+    grown = [f"{t},{t % 3},{t % 2}" for t in range(6)]
+    table = write_series(
+        tmp_path,
+        a=["time,x,z", *grown],
+        b=["time,x,z", *grown],
+        c=["time,x,z", "0,1,2", "0,1,2"],
+        d=["x,z,time", "1,2,0", "1,2,3"],
+        e=["time,x,z", "5,1,2", "4,1,2"],
+        f=["time,x,w", "4,1,2", "5,1,2"],
+        g=["time,x,z", "2024-01-01,1,2", "2024-01-02,1,2"],
+    )
+
+    report = inspect(table, {"series": "series"})
+
+    assert report.settings("series") == {"channels": 2, "times": "time", "rate_hz": 1.0}
+    assert "of an encoder: reading={'times': 'time'}" in str(report)
+    assert of(report, "unreadable") == [("t.csv", "series", [4, 6])]
+    assert of(report, "odd columns") == [("t.csv", "series", [7])]
+    assert "most have columns x, z, others w, x. Channels are found by their names" in str(report)
+
+
+def test_a_first_column_that_only_grows_may_be_times(tmp_path):
+    table = write_series(tmp_path, a=[f"{t},{t % 3}" for t in range(6)], b=[f"{t / 2},{t % 3}" for t in range(6)])
+
+    report = inspect(table, {"series": "series"})
+
+    assert report.settings("series") == {"channels": 2}
+    assert "series: times=0, if the first column holds them (the first column grows" in str(report)
+
+
 def test_a_video_is_measured_by_its_packets(tmp_path):
     av = pytest.importorskip("av")
     with av.open(str(tmp_path / "a.mp4"), "w") as container:

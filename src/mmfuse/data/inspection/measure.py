@@ -12,7 +12,8 @@ from mmfuse.data.transforms._arrays import MAX_BYTES, read_array, read_steps
 from mmfuse.data.transforms._decode_audio import Limits, decode
 from mmfuse.data.transforms._decode_image import Picture
 from mmfuse.data.transforms._open_image import open_image
-from mmfuse.data.transforms._series_cells import read_series
+from mmfuse.data.transforms._series_cells import read_guessing, read_series
+from mmfuse.data.transforms._series_checks import require_growing
 from mmfuse.data.transforms._video_timeline import MAX_FRAMES, MAX_PIXELS, open_video, read_timeline, video_stream
 from mmfuse.data.transforms.text import as_text
 
@@ -110,20 +111,35 @@ def _text(value: Any, transform: Any) -> Measured:  # noqa: ARG001  letters and 
 
 
 def _series(value: Any, transform: Any) -> Measured:
-    times = None if transform is None else transform.times
-    channels, seconds, _ = read_series(value, times, MAX_BYTES)
+    if transform is None:
+        (channels, seconds, names), times = read_guessing(value, MAX_BYTES)
+    else:
+        times = transform.times
+        channels, seconds, names = read_series(value, times, MAX_BYTES)
     if not channels.size:
         raise ValueError(
             f"The series has shape {channels.shape}: no step. Expected at least one. Leave the cell empty."
         )
     if infinite := int(np.isinf(channels).sum()):
         raise ValueError(f"The series has {infinite} infinite values. Expected finite ones, or NaN where none is.")
+    if seconds is not None:
+        require_growing(seconds)
     found: Measured = {"steps": float(len(channels)), "channels": str(channels.shape[1])}
     found["missing values"] = float(np.isnan(channels).sum())
-    if seconds is not None and len(seconds) > 1 and seconds[-1] > seconds[0]:
+    found |= _columns(channels, names, times)
+    if seconds is not None and len(seconds) > 1:
         found["rate_hz"] = float((len(seconds) - 1) / (seconds[-1] - seconds[0]))
         found["longest gap in s"] = float(np.diff(seconds).max())
     return found
+
+
+def _columns(channels: Any, names: list[str] | None, times: int | str | None) -> Measured:
+    """What the columns of a series are called, and which holds the times, or could."""
+    found: Measured = {"columns": ", ".join(sorted(names))} if names else {}
+    if times is not None:
+        return found | {"times": repr(times)}
+    grows = channels.shape[1] > 1 and bool((np.diff(channels[:, 0]) > 0).all())
+    return found | ({"first column": "only grows"} if grows else {})
 
 
 def _video(value: Any, transform: Any) -> Measured:
@@ -163,7 +179,8 @@ def points_of(value: Any, kind: str, transform: Any) -> Any:
     if kind == "audio":
         return decode(value, Limits(rate_hz=1, seconds=60.0, values=2**24)).wave[:, None].numpy()
     if kind == "series":
-        return read_series(value, getattr(transform, "times", None), MAX_BYTES)[0]
+        series = read_guessing(value, MAX_BYTES)[0] if transform is None else transform.steps(value)
+        return series.channels
     array = np.asarray(read_array(value, key=getattr(transform, "key", None), max_bytes=MAX_BYTES), dtype=np.float64)
     return array.reshape(-1, 1) if array.ndim == 1 else array.reshape(len(array), -1)
 

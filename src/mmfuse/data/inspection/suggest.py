@@ -1,9 +1,11 @@
 """Settings that fit a training table, each with its reason."""
 
 import math
+from ast import literal_eval
 from collections.abc import Callable, Mapping, Sequence
 
 from mmfuse.data.inspection.findings import Suggestion, Survey, TableSurvey
+from mmfuse.data.series_statistics import GROWN
 
 TOKENS_A_WORD = 1.4  # of English in the vocabulary of BERT
 LONG = 4  # the longest hundredth has so many times the length of the median
@@ -64,7 +66,7 @@ def _image(survey: Survey) -> list[Suggestion]:
 
 
 def _series(survey: Survey) -> list[Suggestion]:
-    found = _width(survey, "channels")
+    found = _width(survey, "channels") + _times(survey)
     if (missing := survey.spreads.get("missing values")) and missing.quantiles["max"] > 0:
         found.append(
             Suggestion(survey.name, "gaps", "keep", "values are missing; of an encoder: reading={'gaps': 'keep'}")
@@ -76,6 +78,20 @@ def _series(survey: Survey) -> list[Suggestion]:
             reason = f"the median; the rates differ, from {low:.3g} to {high:.3g} Hz"
             found.append(Suggestion(survey.name, "rate_hz", value, reason))
     return found + _max_steps(survey)
+
+
+def _times(survey: Survey) -> list[Suggestion]:
+    """Where the times of the steps seem to stand."""
+    if counts := survey.counts.get("times"):
+        times = literal_eval(max(counts, key=lambda word: counts[word]))
+        reason = f"that column looks like the times of the steps; of an encoder: reading={{'times': {times!r}}}"
+        return [Suggestion(survey.name, "times", times, reason)]
+    steps = survey.spreads.get("steps")
+    grows = sum(survey.counts.get("first column", {}).values())
+    if steps and grows == steps.count and steps.count * (steps.mean - 1) >= GROWN:
+        reason = "the first column grows from step to step in every series; of an encoder: reading={'times': 0}"
+        return [Suggestion(survey.name, "times=0, if the first column holds them", None, reason)]
+    return []
 
 
 def _feature(survey: Survey) -> list[Suggestion]:

@@ -189,11 +189,12 @@ def unusual(
     findings = []
     for name, of_rows in words.items():
         (usual, times), *others = Counter(of_rows.values()).most_common()
-        if name in ("rate_hz", "channels", "width", "shape") and others and times > 0.5 * len(of_rows):
+        if name in ("rate_hz", "channels", "columns", "width", "shape") and others and times > 0.5 * len(of_rows):
             mixed = modality.kind in ("series", "feature")
             odd = [row for row, word in of_rows.items() if word != usual]
-            text = f"most have {name} {usual}, others {', '.join(word for word, _ in others[:4])}."
-            findings.append(found(f"odd {name}", f"{text} {_MEND[mixed]}", odd, serious=mixed))
+            text = f"most have {name} {usual}, others {' or '.join(word for word, _ in others[:4])}."
+            mend = _MEND_COLUMNS if name == "columns" else _MEND[mixed]
+            findings.append(found(f"odd {name}", f"{text} {mend}", odd, serious=mixed))
     of, missing = numbers.get("missing values", ([], np.zeros(0)))
     if (missing > 0).any() and modality.transform is None:
         text = "series have missing values (NaN). Build the encoder with reading={'gaps': 'keep'}, or fill them."
@@ -210,6 +211,7 @@ def unusual(
     return findings
 
 
+_MEND_COLUMNS = "Channels are found by their names. Name them alike, or leave columns out."
 _MEND = {
     True: "An encoder takes one number. Mend these, or leave them out.",
     False: "Is that meant? A transform brings them to one.",
