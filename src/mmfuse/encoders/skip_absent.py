@@ -8,10 +8,11 @@ from torch import Tensor, nn
 
 from mmfuse._record import recorded
 from mmfuse.contracts import Features, Input
+from mmfuse.encoders._around import AroundEncoder
 
 
 @recorded
-class SkipAbsent(nn.Module):
+class SkipAbsent(AroundEncoder):
     """Gather the samples that are present, encode them, scatter the features back.
 
     What is real comes out as without it, gradients included, as long as the encoder treats each sample by itself;
@@ -49,18 +50,8 @@ class SkipAbsent(nn.Module):
         return self.encoder.dim
 
     @property
-    def backbone(self) -> Any:
-        """The part of the encoder that may be pretrained; all of it if it does not say."""
-        return getattr(self.encoder, "backbone", self.encoder)
-
-    @property
-    def pretrained(self) -> bool:
-        """Whether the weights of the backbone are trained already."""
-        return getattr(self.encoder, "pretrained", False)
-
-    @pretrained.setter
-    def pretrained(self, value: bool) -> None:
-        self.encoder.pretrained = value
+    def _inner(self) -> Any:
+        return self.encoder
 
     def transform(self, train: bool = False) -> Any:
         """From a cell of a table to what ``forward`` takes, as the encoder says."""

@@ -9,6 +9,7 @@ from mmfuse._checks import require_axes
 from mmfuse._record import recorded
 from mmfuse.contracts import Features, Input
 from mmfuse.data.transforms.video import VideoTransform
+from mmfuse.encoders._around import AroundEncoder
 from mmfuse.encoders._inputs import token_mask
 from mmfuse.layers.attention import require_heads
 from mmfuse.layers.masking import masked_mean
@@ -16,7 +17,7 @@ from mmfuse.layers.sequence import SequenceTransformer
 
 
 @recorded
-class VideoEncoder(nn.Module):
+class VideoEncoder(AroundEncoder):
     r"""Each frame through an image encoder, then a transformer over the frames.
 
     .. math:: x_t = \operatorname{LN}(\operatorname{pool}(E(\text{frame}_t))), \qquad
@@ -77,18 +78,8 @@ class VideoEncoder(nn.Module):
         self.transform()  # what does not fit together is said now
 
     @property
-    def backbone(self) -> Any:
-        """The part of the frame encoder that may be pretrained; all of it if it does not say."""
-        return getattr(self.frame_encoder, "backbone", self.frame_encoder)
-
-    @property
-    def pretrained(self) -> bool:
-        """Whether the weights of the backbone are trained already."""
-        return getattr(self.frame_encoder, "pretrained", False)
-
-    @pretrained.setter
-    def pretrained(self, value: bool) -> None:
-        self.frame_encoder.pretrained = value
+    def _inner(self) -> Any:
+        return self.frame_encoder
 
     def forward(self, input: Input) -> Features:
         axes = ("batch", "time", "channel", "height", "width")

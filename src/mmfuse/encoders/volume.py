@@ -3,16 +3,15 @@
 from collections.abc import Sequence
 from typing import Any
 
-from torch import nn
-
 from mmfuse._record import recorded
 from mmfuse.contracts import Features, Input
 from mmfuse.data.transforms.volume import VolumeTransform
+from mmfuse.encoders._around import AroundEncoder
 from mmfuse.encoders.video import VideoEncoder
 
 
 @recorded
-class VolumeEncoder(nn.Module):
+class VolumeEncoder(AroundEncoder):
     """Each slice through an image encoder, then a transformer over the slices: :class:`VideoEncoder`, for volumes.
 
     Args:
@@ -47,18 +46,8 @@ class VolumeEncoder(nn.Module):
         self.transform()  # what does not fit together is said now
 
     @property
-    def backbone(self) -> Any:
-        """The part of the frame encoder that may be pretrained."""
-        return self.frames.backbone
-
-    @property
-    def pretrained(self) -> bool:
-        """Whether the weights of the backbone are trained already."""
-        return self.frames.pretrained
-
-    @pretrained.setter
-    def pretrained(self, value: bool) -> None:
-        self.frames.pretrained = value
+    def _inner(self) -> Any:
+        return self.frames
 
     def forward(self, input: Input) -> Features:
         return self.frames(input)

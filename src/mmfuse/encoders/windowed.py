@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from mmfuse._checks import require_axes, require_positive
 from mmfuse._record import recorded
 from mmfuse.contracts import Features, Input
+from mmfuse.encoders._around import AroundEncoder
 from mmfuse.encoders._inputs import real_lengths
 from mmfuse.encoders.skip_absent import SkipAbsent
 from mmfuse.layers.masking import masked_mean
@@ -17,7 +18,7 @@ from mmfuse.layers.sequence import SequenceTransformer
 
 
 @recorded
-class Windowed(nn.Module):
+class Windowed(AroundEncoder):
     r"""Cut each waveform into windows, encode each by itself, and let a transformer read one token a window.
 
     .. math:: x^k = \operatorname{pool}(\operatorname{encoder}(s_{a_k : a_k + w})), \qquad
@@ -80,18 +81,8 @@ class Windowed(nn.Module):
         return self.encoder.dim
 
     @property
-    def backbone(self) -> Any:
-        """The part of the encoder that may be pretrained."""
-        return self.encoder.backbone
-
-    @property
-    def pretrained(self) -> bool:
-        """Whether the weights of the backbone are trained already."""
-        return self.encoder.pretrained
-
-    @pretrained.setter
-    def pretrained(self, value: bool) -> None:
-        self.encoder.pretrained = value
+    def _inner(self) -> Any:
+        return self.encoder
 
     def transform(self, train: bool = False) -> Any:
         """From a sound file to what ``forward`` takes, as the encoder says."""
