@@ -2,8 +2,10 @@
 
 import io
 import pickle
+import re
 import struct
 import zlib
+from functools import partial
 from importlib.util import find_spec
 
 import numpy as np
@@ -13,7 +15,7 @@ from PIL import Image, ImageOps
 from torchvision.transforms import v2
 
 from mmfuse._record import arguments_of
-from mmfuse.data.transforms import ImageTransform, _decode_image
+from mmfuse.data.transforms import ImageTransform, VideoTransform, _decode_image
 from mmfuse.data.transforms._decode_image import Box, Picture
 from mmfuse.data.transforms._open_image import open_image
 
@@ -506,9 +508,20 @@ def test_says_what_is_wrong_with_the_settings_of_an_image():
         ImageTransform(16, interpolation="cubic")
     with pytest.raises(ValueError, match=r"augment='trivial'\. Expected one of .*'augmix'.*Did you mean 'trivial"):
         ImageTransform(16, augment="trivial")
-    with pytest.raises(ValueError, match=r"crop_scale=\[1\.0, 0\.5\]\. Expected two shares.*Try crop_scale"):
-        ImageTransform(16, crop_scale=(1.0, 0.5))
-    with pytest.raises(ValueError, match=r"flip=2\. Expected a probability, 0 to 1\. Try flip=0\.5"):
-        ImageTransform(16, flip=2)
     with pytest.raises(ValueError, match=r"ImageTransform got size=0\. Expected"):
         ImageTransform(0)
+
+
+@pytest.mark.plain
+@pytest.mark.parametrize("make", [ImageTransform, partial(VideoTransform, num_frames=4)], ids=["image", "video"])
+def test_images_and_videos_refuse_the_same_random_settings(make):
+    for scale in ((1.0, 0.5), (0.5, 2.0), (0.0, 1.0), (0.5,), (), 0.5, "ab", (float("nan"), 1.0)):
+        said = (
+            rf"Transform got crop_scale={re.escape(repr(scale))}\. Expected two shares.*Try crop_scale=\(0\.8, 1\.0\)"
+        )
+        with pytest.raises(ValueError, match=said):
+            make(16, crop_scale=scale)
+    for chance in (2, -0.5, float("nan")):
+        with pytest.raises(ValueError, match=rf"flip={chance}\. Expected a probability, 0 to 1\. Try flip=0\.5"):
+            make(16, flip=chance)
+    assert make(16, flip=1.0, crop_scale=[0.5, 0.5]).random

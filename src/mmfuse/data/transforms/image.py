@@ -16,6 +16,7 @@ from mmfuse._record import recorded
 from mmfuse.data.transforms._array_image import PixelPicture, as_uint8
 from mmfuse.data.transforms._decode_image import Box, Picture
 from mmfuse.data.transforms._open_image import MAX_PIXELS, open_image, require_pixels
+from mmfuse.data.transforms._random_settings import require_chances, require_crop_scale
 
 AUGMENTS = {
     "trivialaugment": "TrivialAugmentWide",
@@ -79,7 +80,8 @@ class ImageTransform:
         require_positive("ImageTransform", size=size, max_pixels=1 if max_pixels is None else max_pixels)
         require_choice("ImageTransform", "interpolation", interpolation, ("bicubic", "bilinear"))
         require_choice("ImageTransform", "augment", augment, (None, *AUGMENTS))
-        _require_shares(crop_scale, flip=flip, erase=erase)
+        require_crop_scale("ImageTransform", crop_scale)
+        require_chances("ImageTransform", flip=flip, erase=erase)
         self.size = size
         self.max_pixels = max_pixels
         self.random = bool(crop_scale or flip or augment or erase)
@@ -151,17 +153,6 @@ def _centre(height: int, width: int) -> Box:
     """The largest centre square."""
     side = min(height, width)
     return Box(round((height - side) / 2), round((width - side) / 2), side, side)
-
-
-def _require_shares(crop_scale: Sequence[float] | None, **chances: float) -> None:
-    if crop_scale is not None and not (len(crop_scale) == 2 and 0 < crop_scale[0] <= crop_scale[1] <= 1):
-        raise ValueError(
-            f"ImageTransform got crop_scale={list(crop_scale)}. Expected two shares of the area, the smaller first, "
-            "above 0 and up to 1. Try crop_scale=(0.8, 1.0)."
-        )
-    for name, chance in chances.items():
-        if not 0 <= chance <= 1:
-            raise ValueError(f"ImageTransform got {name}={chance}. Expected a probability, 0 to 1. Try {name}=0.5.")
 
 
 def _make_crop(size: int, crop_scale: Sequence[float]) -> Any:

@@ -10,10 +10,11 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
-from mmfuse._checks import require_positive, require_share
+from mmfuse._checks import require_positive
 from mmfuse._record import recorded
 from mmfuse.data.transforms._arrays import read_array
 from mmfuse.data.transforms._decode_video import VideoFile
+from mmfuse.data.transforms._random_settings import require_chances, require_crop_scale
 from mmfuse.data.transforms._video_cut import Cut, choose_cut, upright_size
 from mmfuse.data.transforms._video_timeline import MAX_FRAMES, MAX_PIXELS, require_limits
 
@@ -79,11 +80,11 @@ class VideoTransform:
         wanted = {"num_frames": num_frames} if fps is None else {"fps": fps}
         require_positive("VideoTransform", size=size, max_seconds=max_seconds, **wanted)
         require_positive("VideoTransform", max_pixels=max_pixels, max_frames=max_frames)
-        require_share("VideoTransform", flip=flip)
-        if crop_scale and not (len(crop_scale) == 2 and 0 < crop_scale[0] <= crop_scale[1] <= 1):
+        require_crop_scale("VideoTransform", crop_scale)
+        require_chances("VideoTransform", flip=flip)
+        if fps == math.inf:
             raise ValueError(
-                f"VideoTransform got crop_scale={list(crop_scale)}. Expected two shares of the area, the smaller "
-                "first, above 0 and up to 1. Try (0.8, 1.0)."
+                "VideoTransform got fps=inf. Expected a finite number of frames a second. Try fps=2, or num_frames."
             )
         self.size, self.num_frames, self.fps, self.max_seconds = size, num_frames, fps, max_seconds
         self.crop_scale, self.flip, self.jitter = list(crop_scale) if crop_scale else None, flip, jitter
