@@ -398,6 +398,11 @@ def test_a_column_of_points_of_time_has_to_be_said_to_be_the_times():
         (csv_of("1,3,0", "1,2,1"), r"has no column 'time', and no header that names any"),
         (csv_of("time,x,z", "2024-01-01,1,2", "soon,1,2"), r"Line 3 .*hold 'soon'\. Expected points of time such as"),
         (csv_of("time,x,z", "2024-01-01,1,2", "2024-01-02T00Z,1,2"), r"Line 3 .*one has a time zone, the other has no"),
+        (csv_of("time,x,z", "31.1.2024,1,2"), r"holds '31\.1\.2024'\. .*, or points of time such as 2024-01-31 12:00"),
+        (
+            saved(time=np.array(["2024-01-01"], dtype="datetime64[D]"), v=SERIES[:1]),
+            r"type datetime64\[D\].*Convert it, with \(times - times\[0\]\) / np\.timedelta64\(1, 's'\) for example",
+        ),
         ({"time": ["2024-01-01", "x"], "v": SERIES[:2]}, r"hold 'x'\. Expected points of time"),
         ({"time": ["now", "2024-01-01"], "v": SERIES[:2]}, r"hold 'now'\. Expected points of time"),
     ],
@@ -414,6 +419,8 @@ def test_a_header_that_differs_from_that_of_the_first_series_is_named_with_its_l
 
     with pytest.raises(DataError, match=r"the list line 1, column 'series'.*has no column 'z', only \['x', 'y'\]"):
         series_statistics(table, "series")
+    with pytest.raises(DataError, match=r"line 1, .*has a header \['x', 'z'\], and the first of the table has none\."):
+        series_statistics(table_of(csv_of("1,2", "2,1"), csv_of("x,z", "1,2", "2,1")), "series")
 
 
 # Statistics of the training table

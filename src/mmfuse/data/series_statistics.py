@@ -56,6 +56,7 @@ def series_statistics(table: Table, column: str, *, reading: Mapping[str, Any] |
     for row, cell in chain([first], cells):
         with _named(table, row, column):
             series = transform.steps(_value(table, cell))
+            _require_alike(series.names, seen.names)
         steps = [series.channels]
         if series.seconds is not None:
             steps.append(np.log(np.diff(series.seconds))[:, None])
@@ -115,6 +116,14 @@ def _look(table: Table, row: int, cell: Any, column: str, reading: Mapping[str, 
     return series
 
 
+def _require_alike(names: list[str] | None, first: list[str] | None) -> None:
+    if names and not first:
+        raise ValueError(
+            f"The series has a header {names[:20]}, and the first of the table has none. Expected all or none, because "
+            "columns are found by names or by place. Write them alike."
+        )
+
+
 def _warn_of_times(table: Table, column: str, names: list[str] | None) -> None:
     first = f"{names[0]!r}" if names else "0"
     warnings.warn(
@@ -136,4 +145,4 @@ def _named(table: Table, row: int, column: str) -> Iterator[None]:
         yield
     except (ValueError, OSError) as error:
         where = f"{table.name} line {table.line(row)}, column {column!r}, {str(table.cell(row, column))[:80]!r}"
-        raise DataError(f"{where}: {error} Mend or empty the cell.") from error
+        raise DataError(f"{where}: {error} Mend or empty the cell. inspect lists all such cells.") from error

@@ -173,9 +173,9 @@ def _read_raw_all(source: ArrayFile, shape: tuple[int, ...], dtype: Any) -> Any:
 def require_numbers(dtype: Any) -> None:
     """Raise ValueError unless the type is one of booleans, integers or floats."""
     if dtype.kind not in "biuf":
+        mend = "(times - times[0]) / np.timedelta64(1, 's')" if dtype.kind == "M" else "array.astype('float32')"
         raise ValueError(
-            f"The array is of type {dtype}. Expected booleans, integers or floats. "
-            "Convert it, with array.astype('float32') for example."
+            f"The array is of type {dtype}. Expected booleans, integers or floats. Convert it, with {mend} for example."
         )
 
 

@@ -12,6 +12,8 @@ from mmfuse.data.transforms._time_stamps import from_datetime64, is_stamp, secon
 
 EMPTY = re.compile(r'(?m)(?:^[ \t]*(?=,))|(?<=,)[ \t]*(?=,|$)|""')
 
+TIMES_TOO = ", or points of time such as 2024-01-31 12:00:00"
+
 
 def read_csv(source: ArrayFile) -> Any:
     """Numbers with commas between them; a first line that holds anything else is the header. Blank lines are skipped.
@@ -58,7 +60,7 @@ def _parse(rows: list[tuple[int, str]], source: ArrayFile) -> Any:
             encoding="utf-8",
         )
     except ValueError:
-        raise _bad_line(rows, stamps) from None
+        raise _bad_line(rows, stamps, TIMES_TOO if source.stamps else "") from None
 
 
 def read_parquet(source: ArrayFile) -> Any:
@@ -138,7 +140,11 @@ def _cells(line: str) -> list[str]:
 
 def _header(line: str) -> list[str]:
     """The names of the columns; numpy writes "# " before the first."""
-    return [cell.strip() for cell in next(csv.reader([line.removeprefix("#").strip()], skipinitialspace=True))]
+    line = line.removeprefix("#").strip()
+    try:
+        return [cell.strip() for cell in next(csv.reader([line], skipinitialspace=True))]
+    except csv.Error:  # no header, but a very long line of something else
+        return _cells(line)
 
 
 def _is_number_or_stamp(cell: str) -> bool:
@@ -153,7 +159,7 @@ def _is_number(cell: str) -> bool:
     return True
 
 
-def _bad_line(rows: list[tuple[int, str]], stamps: Mapping[int | str, Callable[[str], Any]]) -> ValueError:
+def _bad_line(rows: list[tuple[int, str]], stamps: Mapping[int | str, Callable[[str], Any]], too: str) -> ValueError:
     """Which line it was. Found again here, because this is slow and seldom."""
     width = len(_cells(rows[0][1]))
     for number, line in rows:
@@ -162,7 +168,7 @@ def _bad_line(rows: list[tuple[int, str]], stamps: Mapping[int | str, Callable[[
             if place not in stamps and not _is_number(cell):
                 return ValueError(
                     f"Line {number} of the table of numbers holds {cell[:40]!r}. Expected numbers with a point, "
-                    "separated by commas. Mend the cell, or leave it empty where the number is not known."
+                    f"separated by commas{too}. Mend the cell, or leave it empty where the number is not known."
                 )
             try:
                 stamps.get(place, float)(cell or "nan")
