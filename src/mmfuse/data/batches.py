@@ -130,6 +130,8 @@ class BatchDataset(Dataset):
         """The batch, once its problems have been counted. Called where batches arrive, not in a worker."""
         if read.problems or read.lost:
             self.report.add(read)
+        if len(empty := _rows_without_any_modality(read)):
+            self.report.add_empty(empty, read)
         return read.batch
 
     def _input(self, name: str, values: Values, problems: "Problems") -> Input:
@@ -193,6 +195,12 @@ class Problems:
         kept = torch.ones(len(self.rows), dtype=torch.bool)
         kept[list(self.places if places is None else places)] = False
         return kept
+
+
+def _rows_without_any_modality(read: Read) -> list[int]:
+    present = [given.present for given in read.batch.inputs.values()]
+    some = torch.stack(present).any(dim=0)
+    return [] if some.all() else [read.rows[place] for place in (~some).nonzero().flatten().tolist()]
 
 
 def _only(given: Input, kept: Tensor) -> Input:

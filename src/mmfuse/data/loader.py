@@ -127,6 +127,8 @@ class Loader:
             if self._mix is not None:
                 batch = self._mix(batch, self.dataset.tasks, self.dataset.transforms, (self._seed, epoch, number))
             yield batch
+        if self.shuffled:
+            self.dataset.report.require_any_modality()
 
     @property
     def mixes(self) -> bool:

@@ -85,7 +85,8 @@ class ReadReport:
         self._bad: Tensor | None = None  # (row, modality)
         self._lost: dict[str, Tensor] = {}  # steps cut off of each row
         self._count = 0
-        self._told: tuple[int, int] = (0, 0)
+        self._empty: Tensor | None = None  # rows without any modality
+        self._told: tuple[int, int, int] = (0, 0, 0)
 
     def add(self, read: Read) -> None:
         """Count what went wrong in a batch.
@@ -106,6 +107,26 @@ class ReadReport:
                 "give max_errors=1.0 to go on whatever their share."
             )
 
+    def add_empty(self, rows: Sequence[int], read: Read) -> None:
+        """Count rows without any modality; one that is skipped is counted as that already."""
+        if self._empty is None:
+            self._empty = torch.zeros(self._size, dtype=torch.bool)
+        skipped = {problem.row for problem in read.problems} if self.skips else set()
+        self._empty[[row for row in rows if row not in skipped]] = True
+
+    def require_any_modality(self) -> None:
+        """Raise DataError if not one row had any modality."""
+        if self._empty is not None and self._empty.all():
+            raise DataError(
+                f"{self.places.name}: no row has any modality. Expected some to train on. Do the columns, or the inputs "
+                "of the samples, have the names of the modalities?"
+            )
+
+    @property
+    def without_any_modality(self) -> list[int]:
+        """The rows without any modality, in their order."""
+        return [] if self._empty is None else self._empty.nonzero().flatten().tolist()
+
     @property
     def rows(self) -> list[int]:
         """The rows with a problem, in their order."""
@@ -124,11 +145,12 @@ class ReadReport:
 
     def news(self) -> str:
         """One line on what is in the report, or nothing if nothing is that was not told before."""
-        now = (self._count, sum(part.samples for part in self.truncated.values()))
+        empty = self.without_any_modality
+        now = (self._count, sum(part.samples for part in self.truncated.values()), len(empty))
         if now == self._told:
             return ""
         self._told = now
-        return " ".join(filter(None, [self._tell_dropped(), self._tell_truncated()]))
+        return " ".join(filter(None, [self._tell_dropped(), self._tell_empty(empty), self._tell_truncated()]))
 
     def __str__(self) -> str:
         """Every problem with its reason, a line each."""
@@ -163,6 +185,14 @@ class ReadReport:
             what = f"{len(dropped)} cells could not be read and counted as absent"
         more = f" and {len(dropped) - 5} more" if len(dropped) > 5 else ""
         return f"{what}: {'; '.join(dropped[:5])}{more}."
+
+    def _tell_empty(self, rows: Sequence[int]) -> str:
+        if not rows:
+            return ""
+        return (
+            f"{len(rows)} of {self._size} rows have no modality at all: they teach nothing but the frequency of the "
+            f"labels, and answers to them rest on nothing else: {shown(list(map(self.places.place, rows[:5])), len(rows))}."
+        )
 
     def _tell_truncated(self) -> str:
         return " ".join(

@@ -144,6 +144,8 @@ class ShardLoader(Loader):
                 batch = self._mix(batch, self.dataset.tasks, self.dataset.transforms, (self._seed, epoch, number))
             self._now = (epoch, number + 1) if number + 1 < len(self) else (epoch + 1, 0)
             yield batch
+        if self.shuffled:
+            self.dataset.report.require_any_modality()
 
     def state_dict(self) -> dict[str, Any]:
         """The place in the order, and what the order is made of. The same on every rank after the same steps."""
