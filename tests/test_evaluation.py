@@ -8,7 +8,7 @@ import torch
 from tiny_data import make_model, write_rows
 
 from mmfuse import Batch, Input, Target
-from mmfuse.data import Mixup, load_batches, read_table
+from mmfuse.data import Mixup, Sample, load_batches, read_table
 from mmfuse.evaluation import evaluate, predict
 from mmfuse.evaluation import write_rows as write_answers
 
@@ -80,6 +80,7 @@ def test_answers_stand_beside_their_rows_and_can_be_written(tmp_path):
     assert json.loads(lines[0]) == pytest.approx(rows[0])
 
 
+@pytest.mark.filterwarnings("ignore:1 of 3 rows have no modality at all")
 def test_numbers_of_a_row_stand_beside_its_answers_and_arrays_do_not():
     model = make_model()
     cells = {
@@ -202,3 +203,26 @@ def test_no_rows_are_not_written(tmp_path):
         with pytest.raises(ValueError, match="write_rows got no rows. Expected one or more"):
             write_answers([], tmp_path / name)
     assert not list(tmp_path.iterdir())
+
+
+def test_answers_on_samples_have_the_numbers_of_their_rows(tmp_path):
+    class Blank(torch.utils.data.Dataset):
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, row):
+            return Sample({"text": torch.tensor([1 + row])}, {})
+
+    model = make_model()
+
+    assert [row["row"] for row in predict(model, load_batches(Blank(), model, batch_size=2))] == [0, 1, 2]
+
+
+def test_rows_without_any_modality_are_told_by_an_evaluation_and_by_answers(tmp_path):
+    table = read_table(write_rows(tmp_path)).with_column("text", [None] * 12)
+    model = make_model()
+    table = table.with_column("image", [None] * 12)
+
+    for act in (evaluate, predict):
+        with pytest.warns(UserWarning, match="of 12 rows have no modality at all: they teach nothing but the frequ"):
+            act(model, load_batches(table, model))

@@ -792,5 +792,7 @@ def test_answers_have_the_keys_of_their_samples_on_every_rank(tmp_path):
 
     assert [row["key"] for row in alone] == [f"{i:09d}" for i in range(12)]
     assert [row["key"] for row in alone if row["kind_predicted"] is None] == ["000000009"]
+    assert {row["shard"] for row in alone} == {path.name for path in (tmp_path / "shards").glob("*.tar")}
+    assert [row.get("text") for row in alone] == table.column("text")
     assert [row["key"] for row in ranks[0] + ranks[1]] == [row["key"] for row in alone]
     assert [row["kind_predicted"] for row in ranks[0] + ranks[1]] == [row["kind_predicted"] for row in alone]

@@ -24,7 +24,7 @@ def predict(model: MultimodalModel, batches: Iterable[Batch], *, hide: Collectio
     A task ``result`` with classes gives ``result_predicted`` (a name), ``result_probability`` and ``result_p(name)``
     for each class; a regression gives ``result_predicted`` (in the units of its labels). Where the fusion reports
     weights, ``weight(modality)`` is the share of each. Rows of a table keep their own cells in front, samples of shards
-    their ``key``. Where a row was skipped because it cannot be read (``load_batches(..., on_error="skip")``), its
+    their ``key``, ``shard`` and texts, samples of any other dataset the number of their ``row``. Where a row was skipped because it cannot be read (``load_batches(..., on_error="skip")``), its
     answers are None.
 
     Args:
@@ -38,8 +38,8 @@ def predict(model: MultimodalModel, batches: Iterable[Batch], *, hide: Collectio
             "rows. Use load_batches(table, model) without train=True."
         )
     dataset: Any = batches.dataset if isinstance(batches, Loader) else None
-    if hasattr(dataset, "keys"):
-        dataset.keys = []
+    if hasattr(dataset, "named"):
+        dataset.named = []
     found = collect(model, batches, hide=hide)
     rows = _cells(dataset, len(found.present))
     answers: list[dict[str, Any]] = [{} for _ in rows]
@@ -58,13 +58,13 @@ def predict(model: MultimodalModel, batches: Iterable[Batch], *, hide: Collectio
 
 
 def _cells(dataset: Any, count: int) -> list[dict[str, Any]]:
-    """What names each answer: the key in its shard, or all cells of its row that can be written down."""
+    """What names each answer: key and shard, number of the row, or all cells of it that can be written down."""
     table = getattr(dataset, "table", None)
-    if (keys := getattr(dataset, "keys", None)) is not None:
-        dataset.keys = None
-        return [{"key": key} for key in keys]
+    if (named := getattr(dataset, "named", None)) is not None:
+        dataset.named = None
+        return [dict(cells) for cells in named]
     if table is None:
-        return [{} for _ in range(count)]
+        return [{} if dataset is None else {"row": row} for row in range(count)]
     rows: list[dict[str, Any]] = []
     for some in torch.arange(count).split(_AT_ONCE):  # all pictures of a table would fill the memory
         columns = [table.cells(some, name) for name in table.columns]

@@ -2,6 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Any
@@ -29,6 +30,7 @@ class ShardRead(Read):
 
     labels: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     keys: Sequence[str] = ()
+    named: Sequence[Mapping[str, Any]] = ()  # what names each sample in the answers of predict; none in training
 
 
 class ShardDataset(BatchDataset):
@@ -62,13 +64,14 @@ class ShardDataset(BatchDataset):
         super().__init__(order.total, transforms, tasks, **errors)
         self.order = order
         self.most_held = 0  # samples that have been in memory at once
-        self.keys: list[str] | None = None  # of what is handed out, where predict asks for them
+        self.named: list[Mapping[str, Any]] | None = None  # what is handed out, where predict asks for it
         self._shards = shards
         self._names = names
         self._sums = list(accumulate(order.counts))
         self._stream = Stream(shards, names, max_bytes)
         self._now = Held()
         files = [column for name, t in transforms.items() if t.takes_path for column in columns_of(name, t)]
+        self._plain = [column for column in names if column not in files]
         self._table = as_table(self.name, self._now, names, files, len(self))
         self.readers = {n: CellReader(self._table, n, t, cache=False, seed=order.seed) for n, t in transforms.items()}
         self._blanks: dict[str, Tensor] = {name: task.blank() for name, task in tasks.items()}  # type: ignore[operator]
@@ -96,16 +99,18 @@ class ShardDataset(BatchDataset):
         self._now.replace(self._fetch(numbers, epoch))
         read = super().read(rows, epoch)
         labels = {name: self._table.cells(rows, name) for name in self._blanks}
-        keys = [self._now.samples[row].key for row in numbers]
+        samples = [self._now.samples[row] for row in numbers]
+        named = [] if self.order.shuffle else [self._named(sample) for sample in samples]
         self._now.replace({})
-        return ShardRead(read.batch, read.rows, read.problems, read.lost, labels, keys)
+        keys = [sample.key for sample in samples]
+        return ShardRead(read.batch, read.rows, read.problems, read.lost, labels, keys, named)
 
     def accept(self, read: Read) -> Batch:
         """The batch with its labels encoded, once its problems have been counted."""
         assert isinstance(read, ShardRead)
         batch = super().accept(read)
-        if self.keys is not None:
-            self.keys += read.keys
+        if self.named is not None:
+            self.named += read.named
         skipped = {problem.row for problem in read.problems} if self.on_error == "skip" else set()
         keys = [None if row in skipped else key for row, key in zip(read.rows, read.keys, strict=True)]
         return replace(batch, targets={name: self._target(name, read, keys) for name in self._blanks})
@@ -135,6 +140,16 @@ class ShardDataset(BatchDataset):
         if self.on_error == "raise":
             return error
         return ValueError(f"key {self._now.samples[row].key!r}: {error}")
+
+    def _named(self, sample: Encoded) -> dict[str, Any]:
+        """Key and shard of a sample, and its cells that are text or numbers."""
+        named: dict[str, Any] = {"key": sample.key, "shard": sample.shard}
+        for column in self._plain:
+            with suppress(ValueError):  # counted where it is read
+                cell = sample.cell(self._names[column])
+                if isinstance(cell, str | int | float):
+                    named.setdefault(column, cell)
+        return named
 
     def _member(self, row: int, columns: Iterable[str]) -> str:
         sample = self._now.samples[row]
