@@ -420,7 +420,7 @@ def test_absent_cells_are_never_the_same_as_others():
 
     report = inspect(train.take([0, 1]), {"text": "text", "kind": "classification"}, against={"test": test})
 
-    assert report.findings == []
+    assert {part.kind for part in report.findings} == {"no modality"}
     assert report.shared[0].whole == 0
 
 
@@ -668,3 +668,16 @@ def test_mistakes_of_the_caller_are_explained(tables):
         inspect(train, {"image": "image"}, group="speakers")
     with pytest.raises(ValueError, match="inspect got sample=0. Expected a number above 0"):
         inspect(train, {"image": "image"}, sample=0)
+
+
+@pytest.mark.parametrize(("filled", "serious"), [(1, True), (8, False)])
+def test_rows_without_any_modality_are_a_problem_when_they_are_most(filled, serious):
+    rows = [
+        {"a": "x" if i < filled else None, "b": None if i else "y", "mood": "no" if i % 2 else "yes"} for i in range(10)
+    ]
+
+    report = inspect(read_table(rows), {"a": "text", "b": "text", "mood": "classification"})
+
+    (found,) = [part for part in (report.problems if serious else report.warnings) if part.kind == "no modality"]
+    assert f"{10 - filled} of 10 rows have no modality at all: they teach nothing but the frequency" in str(found)
+    assert found.lines == list(range(filled, 10))

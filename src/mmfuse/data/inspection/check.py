@@ -11,7 +11,7 @@ import torch
 
 from mmfuse._checks import require_not_negative, require_positive
 from mmfuse.data.inspection.contents import Contents, contents_of
-from mmfuse.data.inspection.findings import Finding, LabelSurvey, Shared, Survey, TableSurvey
+from mmfuse.data.inspection.findings import KEPT, Finding, LabelSurvey, Shared, Survey, TableSurvey
 from mmfuse.data.inspection.labels import survey_labels
 from mmfuse.data.inspection.leakage import repeats, shared_groups, shared_rows
 from mmfuse.data.inspection.plan import Label, Modality, make_plan
@@ -100,6 +100,7 @@ class _Inspection:
             modalities = self._modalities(table, found, surveys, findings)
             labels = self._labels(table, surveys, findings)
             surveys.append(TableSurvey(table.name, len(table), self._patterns(table, found), labels, modalities))
+            findings += self._without_any(table, found)
             if self.modalities or self.id:
                 names = [label.name for label in self.labels if label.name in table.columns]
                 findings += repeats(table, self.modalities, found, names, self.id)
@@ -150,6 +151,19 @@ class _Inspection:
             names = [names[code // 2] + (modality.name,) * (code % 2) for code in found.tolist()]
         counts = dict(zip(names, codes.bincount(minlength=len(names)).tolist(), strict=True))
         return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+    def _without_any(self, table: Table, contents: dict[str, Contents]) -> list[Finding]:
+        """The rows without any modality: a problem if they are more than half."""
+        if not self.modalities:
+            return []
+        some = torch.stack([contents[modality.name].present for modality in self.modalities]).any(dim=0)
+        rows = (~some).nonzero().flatten().tolist()
+        text = (
+            f"{len(rows)} of {len(table)} rows have no modality at all: they teach nothing but the frequency of the "
+            "labels. Fill their cells, or leave them out."
+        )
+        lines, serious = [table.line(row) for row in rows[:KEPT]], 2 * len(rows) > len(table)
+        return [Finding("no modality", table.name, text, "", lines, len(rows), serious=serious)] if rows else []
 
     def _compare(
         self, one: int, other: int, contents: Sequence[dict[str, Contents]], findings: list[Finding]
