@@ -118,8 +118,8 @@ class ReadReport:
         """Raise DataError if not one row had any modality."""
         if self._empty is not None and self._empty.all():
             raise DataError(
-                f"{self.places.name}: no row has any modality. Expected some to train on. Do the columns, or the inputs "
-                "of the samples, have the names of the modalities?"
+                f"{self.places.name}: no row has any modality. Expected some to train on. Do the columns, or the "
+                "inputs of the samples, have the names of the modalities?"
             )
 
     @property
@@ -189,9 +189,10 @@ class ReadReport:
     def _tell_empty(self, rows: Sequence[int]) -> str:
         if not rows:
             return ""
+        first = shown(list(map(self.places.place, rows[:5])), len(rows))
         return (
             f"{len(rows)} of {self._size} rows have no modality at all: they teach nothing but the frequency of the "
-            f"labels, and answers to them rest on nothing else: {shown(list(map(self.places.place, rows[:5])), len(rows))}."
+            f"labels, and answers to them rest on nothing else: {first}."
         )
 
     def _tell_truncated(self) -> str:

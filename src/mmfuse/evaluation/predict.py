@@ -24,8 +24,8 @@ def predict(model: MultimodalModel, batches: Iterable[Batch], *, hide: Collectio
     A task ``result`` with classes gives ``result_predicted`` (a name), ``result_probability`` and ``result_p(name)``
     for each class; a regression gives ``result_predicted`` (in the units of its labels). Where the fusion reports
     weights, ``weight(modality)`` is the share of each. Rows of a table keep their own cells in front, samples of shards
-    their ``key``, ``shard`` and texts, samples of any other dataset the number of their ``row``. Where a row was skipped because it cannot be read (``load_batches(..., on_error="skip")``), its
-    answers are None.
+    their ``key``, ``shard`` and texts, samples of any other dataset the number of their ``row``. Where a row was
+    skipped because it cannot be read (``load_batches(..., on_error="skip")``), its answers are None.
 
     Args:
         model: answers in evaluation mode, on the device where it is.
