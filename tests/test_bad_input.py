@@ -162,7 +162,7 @@ def test_a_value_that_is_not_finite_is_refused_with_its_line_and_their_count(wor
     bad[1:3, 0] = value
 
     with pytest.raises(
-        DataError, match="the list line 2, column 'x': 2 of 8 values are NaN or infinite. Expected finite"
+        DataError, match="row 2 of the list, column 'x': 2 of 8 values are NaN or infinite. Expected finite"
     ):
         list(load_batches(sequences(_2=bad), model_of(x=Pair()), workers=workers))
 
@@ -195,7 +195,7 @@ def test_large_values_whose_sum_overflows_are_finite():
 @pytest.mark.plain
 def test_a_tensor_of_another_shape_is_named():
     with pytest.raises(
-        DataError, match=r"line 1, column 'x': The transform gave steps of shape \(3,\). Expected \(2,\)"
+        DataError, match=r"row 1 of .*column 'x': The transform gave steps of shape \(3,\). Expected \(2,\)"
     ):
         list(load_batches(sequences(_1=np.ones((4, 3))), model_of(x=Pair())))
 

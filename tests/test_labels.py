@@ -70,18 +70,18 @@ def test_arrays_of_ones_and_zeros_are_labels_as_they_are():
 @pytest.mark.parametrize(
     ("task", "cells", "message"),
     [
-        (Classification(4, 3), [0, -100, 1], "line 1, column 'y': label '-100' is not a class. Expected one of the 3"),
+        (Classification(4, 3), [0, -100, 1], "row 1 of .*column 'y': label '-100' is not a class. Expected one of"),
         (
             Classification(4, 3),
             [0, 7, 7, 7, 7, 7, 7, 7],
-            "lines 1, 2, 3, 4, 5 and 2 more, column 'y': label '7' is not",
+            "rows 1, 2, 3, 4, 5 and 2 more of .*column 'y': label '7' is not",
         ),
-        (Classification(4, ["a", "b"]), ["a", "c", "d", "c"], r"lines 1, 3, .* 'c' .* Nor are: 'd' \(line 2\)"),
-        (Classification(4, ["a", "b"]), ["1", "2", "3", "4", "5", "6"], r"Nor are: .*'5' \(line 4\), perhaps more\."),
-        (Regression(4), ["1", "inf"], "line 1, column 'y': label 'inf' is not a finite number. Expected one such as"),
-        (Regression(4), ["1", "1e300"], "line 1, column 'y': label '1e300' is not a finite number"),
-        (Regression(4), ["1", ["2", "3"]], r"line 1, column 'y': label \['2', '3'\] is not a finite number"),
-        (MultiLabel(4, ["a", "b"]), ["a|b", "a|z"], "line 1, column 'y': label 'z' is not a class"),
+        (Classification(4, ["a", "b"]), ["a", "c", "d", "c"], r"rows 1 and 3 of the .* 'c' .* Nor are: 'd' \(row 2 of"),
+        (Classification(4, ["a", "b"]), ["1", "2", "3", "4", "5", "6"], r"Nor are: .*'5' \(row 4 .*\), perhaps more\."),
+        (Regression(4), ["1", "inf"], "row 1 of .*column 'y': label 'inf' is not a finite number. Expected one"),
+        (Regression(4), ["1", "1e300"], "row 1 of .*column 'y': label '1e300' is not a finite number"),
+        (Regression(4), ["1", ["2", "3"]], r"row 1 of .*column 'y': label \['2', '3'\] is not a finite number"),
+        (MultiLabel(4, ["a", "b"]), ["a|b", "a|z"], "row 1 of .*column 'y': label 'z' is not a class"),
     ],
 )
 def test_a_cell_that_is_no_label_is_named_with_its_lines(task, cells, message):
@@ -95,9 +95,9 @@ def test_a_cell_that_is_no_label_is_named_with_its_lines(task, cells, message):
     [
         (
             torch.tensor([[1.0, 0.0], [3.0, 0.0]]),
-            r"line 1, .*label 3.0 of 2 yes-or-no labels. Expected 0 or 1 for each",
+            r"row 1 of the [a-z]+, .*label 3.0 of 2 yes-or-no labels. Expected 0 or 1 for each",
         ),
-        (torch.ones(2, 3), r"line 0, .*the labels have shape \(3,\). Expected \(2,\), a 0 or 1 for each class"),
+        (torch.ones(2, 3), r"row 0 of the [a-z]+, .*the labels have shape \(3,\). Expected \(2,\), a 0 or 1 for each"),
     ],
 )
 def test_an_array_that_is_no_labels_is_refused(array, message):

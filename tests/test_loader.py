@@ -102,7 +102,7 @@ def test_a_single_sample_is_the_one_of_its_batch():
     assert first.inputs["x"].tolist() == [1.0] and first.inputs["text"].tolist() == [97, 98, 99, 100, 101]
     assert first.targets["y"] == 1
     assert second.inputs == {"x": None, "text": None} and second.targets == {"y": None}
-    with pytest.raises(DataError, match="line 1, column 'x': 1 of 1 values are NaN or infinite"):
+    with pytest.raises(DataError, match=r"row 1 of the \w+, column 'x': 1 of 1 values are NaN or infinite"):
         load_batches(table, model).dataset[1]
 
 
@@ -122,12 +122,12 @@ def test_the_values_of_a_batch_come_in_one_call():
 def test_a_bad_value_in_a_call_for_many_is_still_named():
     table = read_table([{"text": "abc"}, {"text": "bad"}, {"text": "abcdefg"}])
 
-    with pytest.raises(DataError, match="the list line 1, column 'text': The text is bad. Expected a good one"):
+    with pytest.raises(DataError, match="row 1 of the list, column 'text': The text is bad. Expected a good one"):
         list(load_batches(table, model_of({}, text=Letters())))
     batches = load_batches(table, model_of({}, text=Letters()), on_error="absent")
     (batch,) = batches
     assert batch.inputs["text"].present.tolist() == [True, False, True]
-    assert batches.dataset.dropped == ["the list line 1, column 'text' bad"]
+    assert batches.dataset.dropped == ["row 1 of the list, column 'text' bad"]
 
 
 def test_the_cache_asks_a_call_for_many_only_for_what_is_new():
@@ -175,7 +175,7 @@ def test_the_row_of_an_array_that_cannot_be_read_is_named():
     features = torch.ones(6, 4)
     features[3, 1] = torch.nan
 
-    with pytest.raises(DataError, match="line 3, column 'x': The features have 1 of 4 values that are NaN"):
+    with pytest.raises(DataError, match=r"row 3 of the \w+, column 'x': The features have 1 of 4 values that are NaN"):
         list(load_batches(read_table({"x": features}), model_of({}, x=FeatureTransform(4))))
 
 
@@ -197,7 +197,7 @@ def test_several_columns_are_one_modality_absent_where_all_are_empty():
 
     assert batch.inputs["pair"].present.tolist() == [True, False]
     assert batch.inputs["pair"].values.tolist() == [[1.0, 0.0], [0.0, 0.0]]
-    with pytest.raises(DataError, match="line 2, columns 'left', 'right': could not convert string to float"):
+    with pytest.raises(DataError, match=r"row 2 of .*columns 'left', 'right': could not convert string to float"):
         list(load_batches(table, model_of({}, pair=TwoColumns())))
     with pytest.raises(DataError, match="has no column 'right'"):
         load_batches(read_table([{"left": "1"}]), model_of({}, pair=TwoColumns()))
@@ -258,7 +258,7 @@ def test_a_worker_that_dies_names_the_row_it_was_reading(act):
     batches = load_batches(read_table(rows_of(20)), model_of(x=OnRow(9, end)), batch_size=4, workers=2)
 
     with pytest.raises(
-        DataError, match=r"has ended: .* It was reading the list line 9 \(its batch: .*line 8, .*line 9"
+        DataError, match=r"has ended: .* It was reading row 9 of the list \(its batch: .*row 8 .*, row 9"
     ):
         for _ in batches:
             time.sleep(0.01)  # torch's alarm may come while a batch is in use
@@ -289,7 +289,7 @@ def test_a_worker_that_hangs_is_ended_in_bounded_time_and_names_its_row():
     before = set(psutil.Process().children())
     began = time.monotonic()
 
-    with pytest.raises(DataError, match=r"has given nothing for 1 s. It was reading the list line 9 \(its batch"):
+    with pytest.raises(DataError, match=r"has given nothing for 1 s. It was reading row 9 of the list \(its batch"):
         list(batches)
 
     assert time.monotonic() - began < 30  # quiet: 1 s and the start of the workers
@@ -323,7 +323,7 @@ def test_a_run_whose_worker_hangs_ends_with_an_error_and_leaves_no_process(tmp_p
 
     assert done.returncode != 0
     assert "DataError: A process that reads for the loader has given nothing for 1 s" in done.stderr
-    assert "line 0" in done.stderr
+    assert "row 0 of the list" in done.stderr
     assert not psutil.pid_exists(int(done.stdout.split()[0]))
 
 

@@ -417,9 +417,9 @@ def test_says_what_is_wrong_with_the_columns_of_a_table(cell, message):
 def test_a_header_that_differs_from_that_of_the_first_series_is_named_with_its_line():
     table = table_of(csv_of("x,z", "1,2", "2,1"), csv_of("x,y", "1,2", "2,1"))
 
-    with pytest.raises(DataError, match=r"the list line 1, column 'series'.*has no column 'z', only \['x', 'y'\]"):
+    with pytest.raises(DataError, match=r"row 1 of the list, column 'series'.*has no column 'z', only \['x', 'y'\]"):
         series_statistics(table, "series")
-    with pytest.raises(DataError, match=r"line 1, .*has a header \['x', 'z'\], and the first of the table has none\."):
+    with pytest.raises(DataError, match=r"row 1 of the list, .*has a header \['x', 'z'\], and the first of the table"):
         series_statistics(table_of(csv_of("1,2", "2,1"), csv_of("x,z", "1,2", "2,1")), "series")
 
 

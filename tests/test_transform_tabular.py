@@ -113,7 +113,7 @@ def test_a_number_that_is_none_is_refused_with_its_column_and_line(name):
     with pytest.raises(ValueError, match=message):
         make().batch([ROWS[0], ROWS[1] | {"age": cell}])
     if cell != "":  # an empty cell to a table
-        with pytest.raises(DataError, match=rf"the list line 1, {message}"):
+        with pytest.raises(DataError, match=rf"row 1 of the list, {message}"):
             tabular_statistics(read_table([{"age": 1}, {"age": cell}]), numbers=["age"])
 
 

@@ -8,6 +8,7 @@ from mmfuse.contracts import Target
 from mmfuse.data.batches import BatchDataset, Problems
 from mmfuse.data.collate import Sample, make_target
 from mmfuse.data.labels import encode_labels
+from mmfuse.data.places import place_of
 from mmfuse.data.reading import CellReader, Values
 from mmfuse.data.table import Table
 from mmfuse.data.transforms import Transform
@@ -61,7 +62,7 @@ class TableDataset(BatchDataset):
 
     def place(self, row: int, modality: str | None = None) -> str:
         """File and line of a row, and the columns of a modality."""
-        where = f"{self.name} line {self.table.line(row)}"
+        where = place_of(self.table, row)
         if modality is None:
             return where
         columns = self.readers[modality].columns

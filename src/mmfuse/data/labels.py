@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mmfuse.contracts import Target
 from mmfuse.data.errors import DataError
-from mmfuse.data.report import shown
+from mmfuse.data.places import first_places
 from mmfuse.data.table import Table
 
 
@@ -84,12 +84,11 @@ def _explain(table: Table, name: str, task: Any, cells: Sequence[Any] | Tensor, 
             task.encode(cell)
         except ValueError as error:
             rows = (codes == place).nonzero().flatten().tolist()
-            lines = [table.line(row) for row in rows[:5]]
-            where = f"line{'s' * (len(rows) > 1)} {shown(lines, len(rows))}"
+            where = first_places(table, rows)
             if first:
                 others.append(f"{cell!r} ({where})")
             else:
-                first = f"{table.name} {where}, column {name!r}: {error}"
+                first = f"{where}, column {name!r}: {error}"
             if len(others) == 4:  # to look for the nearest name takes time
                 others.append("perhaps more")
                 break

@@ -10,6 +10,7 @@ import numpy as np
 
 from mmfuse._checks import require_known_names
 from mmfuse.data.errors import DataError
+from mmfuse.data.places import place_of
 from mmfuse.data.table import Table
 from mmfuse.data.transforms._arrays import MAX_BYTES
 from mmfuse.data.transforms._series_cells import Series, read_guessing, read_series
@@ -144,5 +145,5 @@ def _named(table: Table, row: int, column: str) -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError) as error:
-        where = f"{table.name} line {table.line(row)}, column {column!r}, {str(table.cell(row, column))[:80]!r}"
+        where = f"{place_of(table, row)}, column {column!r}, {str(table.cell(row, column))[:80]!r}"
         raise DataError(f"{where}: {error} Mend or empty the cell. inspect lists all such cells.") from error

@@ -16,6 +16,7 @@ from mmfuse.data._split import parts_of
 from mmfuse.data.columns import Column, column_of
 from mmfuse.data.errors import DataError
 from mmfuse.data.paths import safe_path
+from mmfuse.data.places import place_of
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -112,9 +113,9 @@ class Table:
             raise DataError(f"{self.name}: column {name!r} has no number. Expected at least one. Fill some cells.")
         found, wrong = statistics_of(cells, codes)
         if wrong is not None:
-            line = self.line(int((codes == wrong).nonzero()[0]))
+            where = place_of(self, int((codes == wrong).nonzero()[0]))
             raise DataError(
-                f"{self.name} line {line}: column {name!r} is not numeric: {cells[wrong]!r}. Expected numbers. "
+                f"{where}: column {name!r} is not numeric: {cells[wrong]!r}. Expected numbers. "
                 "Mend the cell, or leave it empty for an unknown label."
             )
         return found

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from mmfuse.data.errors import DataError
+from mmfuse.data.places import place_of
 from mmfuse.data.table import Table
 from mmfuse.data.transforms.tabular import as_category, parse_numbers
 
@@ -39,7 +40,7 @@ def tabular_statistics(
 
 def _scale(table: Table, name: str) -> list[float]:
     try:
-        cells = parse_numbers(table.column(name), lambda row: f"{table.name} line {table.line(row)}, column {name!r}")
+        cells = parse_numbers(table.column(name), lambda row: f"{place_of(table, row)}, column {name!r}")
     except ValueError as error:
         raise DataError(str(error)) from None
     known = cells[~np.isnan(cells)]

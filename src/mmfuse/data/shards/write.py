@@ -13,6 +13,7 @@ from typing import Any
 from mmfuse._checks import require_known_names, require_positive
 from mmfuse._files import plain, write_folder
 from mmfuse.data.errors import DataError
+from mmfuse.data.places import place_of
 from mmfuse.data.shards.index import Shard, checksum, write_index
 from mmfuse.data.sources import read_table
 from mmfuse.data.table import Table
@@ -101,7 +102,7 @@ def _write_shard(path: Path, samples: list[Sample], files: set[str], key: str | 
             name = _key(table, row, number, key)
             if name in keys:
                 raise DataError(
-                    f"{table.name} line {table.line(row)}: the key {name!r} comes twice. Expected another one for each "
+                    f"{place_of(table, row)}: the key {name!r} comes twice. Expected another one for each "
                     "sample. Choose another column, or key=None for the number of the row."
                 )
             keys.add(name)
@@ -128,7 +129,7 @@ def _key(table: Table, row: int, number: int, key: str | None) -> str:
     name = str(table.cell(row, key))
     if not re.fullmatch(r"[^./\\\0]{1,200}", name) or name.startswith("__"):
         raise DataError(
-            f"{table.name} line {table.line(row)}: {name[:80]!r} cannot be a key. Expected a name without dots and "
+            f"{place_of(table, row)}: {name[:80]!r} cannot be a key. Expected a name without dots and "
             "slashes. Choose another column, or key=None for the number of the row."
         )
     return name
@@ -149,14 +150,12 @@ def _members(table: Table, row: int, files: Collection[str], key: str | None) ->
             elif column != key and column not in files:
                 rest[column] = plain(cell)
         except (ValueError, OSError) as error:
-            raise DataError(
-                f"{table.name} line {table.line(row)}, column {column!r}: {error} Mend or empty the cell."
-            ) from error
+            raise DataError(f"{place_of(table, row)}, column {column!r}: {error} Mend or empty the cell.") from error
     try:
         yield "json", json.dumps(rest, ensure_ascii=False).encode()
     except TypeError as error:
         raise DataError(
-            f"{table.name} line {table.line(row)}: {error}. Expected text, numbers, lists, arrays or the bytes of "
+            f"{place_of(table, row)}: {error}. Expected text, numbers, lists, arrays or the bytes of "
             "files. Turn the cell into one of them."
         ) from None
 

@@ -8,6 +8,7 @@ from typing import Any
 from mmfuse._checks import nearest
 from mmfuse.data.columns import Column, EmptyColumn
 from mmfuse.data.errors import DataError
+from mmfuse.data.places import place_of
 from mmfuse.data.sources.csv import read_csv
 from mmfuse.data.sources.hugging_face import is_hugging_face, read_hugging_face
 from mmfuse.data.sources.json_lines import read_json_lines
@@ -114,14 +115,13 @@ def _require_different_ids(table: Table, name: str) -> None:
     found, codes = table.distinct(name)
     if len(gone := (codes < 0).nonzero()):
         raise DataError(
-            f"{table.name} line {table.line(int(gone[0]))} has no id in column {name!r}. Expected one in every row. "
-            "Fill the cell."
+            f"{place_of(table, int(gone[0]))} has no id in column {name!r}. Expected one in every row. Fill the cell."
         )
     counts = codes.bincount()
     if len(counts) < len(codes):
         code = int((counts > 1).nonzero()[0])
-        first, second = (table.line(int(row)) for row in (codes == code).nonzero()[:2])
+        twice = (codes == code).nonzero().flatten().tolist()
         raise DataError(
-            f"{table.name} lines {first} and {second} have the same id {found[code]!r} in column {name!r}. "
+            f"{place_of(table, *twice[:2])} have the same id {found[code]!r} in column {name!r}. "
             f"Expected different ids ({len(codes) - len(counts)} rows too many). Remove or rename one of them."
         )
