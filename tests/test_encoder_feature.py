@@ -13,6 +13,7 @@ from mmfuse._record import arguments_of
 from mmfuse.data import load_batches, read_table
 from mmfuse.encoders import FeatureEncoder, ProjectionEncoder, SeriesEncoder, TransformerEncoder
 from mmfuse.fusion import Concat
+from mmfuse.layers.sequence import SequenceTransformer
 from mmfuse.tasks import Classification
 
 WIDTH = 6
@@ -227,3 +228,9 @@ def test_says_what_is_wrong():
         ProjectionEncoder(8, width=6, dropout=1)
     with pytest.raises(ValueError, match=r"TransformerEncoder got num_layers=0\. Expected a number above 0"):
         TransformerEncoder(8, width=6, num_layers=0)
+    with pytest.raises(TypeError, match=r"ProjectionEncoder got width=2\.5\. Expected a whole number\. Write width=32"):
+        ProjectionEncoder(8, width=2.5)
+    with pytest.raises(TypeError, match=r"TransformerEncoder got num_heads=2\.0\. Expected a whole number"):
+        TransformerEncoder(8, width=6, num_heads=2.0)
+    with pytest.raises(TypeError, match=r"SequenceTransformer got num_layers=1\.5\. Expected a whole number"):
+        SequenceTransformer(8, 1.5)

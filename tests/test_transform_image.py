@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from torchvision.transforms import v2
 
 from mmfuse._record import arguments_of
-from mmfuse.data.transforms import ImageTransform, VideoTransform, _decode_image
+from mmfuse.data.transforms import ImageTransform, VideoTransform, VolumeTransform, _decode_image
 from mmfuse.data.transforms._decode_image import Box, Picture
 from mmfuse.data.transforms._open_image import open_image
 
@@ -525,3 +525,25 @@ def test_images_and_videos_refuse_the_same_random_settings(make):
         with pytest.raises(ValueError, match=rf"flip={chance}\. Expected a probability, 0 to 1\. Try flip=0\.5"):
             make(16, flip=chance)
     assert make(16, flip=1.0, crop_scale=[0.5, 0.5]).random
+
+
+@pytest.mark.plain
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (ImageTransform, "size"),
+        (partial(VideoTransform, num_frames=4), "size"),
+        (partial(VideoTransform, 8), "num_frames"),
+        (VolumeTransform, "size"),
+        (partial(VolumeTransform, 8), "slices"),
+    ],
+)
+def test_sizes_are_whole_numbers_above_zero(make, name):
+    for wrong in (32.5, 8.0, True, "8"):
+        with pytest.raises(
+            TypeError, match=rf"Transform got {name}={wrong!r}\. Expected a whole number\. Write {name}"
+        ):
+            make(**{name: wrong})
+    with pytest.raises(ValueError, match=rf"Transform got {name}=0\. Expected a number above 0"):
+        make(**{name: 0})
+    make(**{name: np.int64(8)})

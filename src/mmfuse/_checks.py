@@ -70,6 +70,12 @@ def require_whole(owner: str, **numbers: int) -> None:
             raise TypeError(f"{owner} got {name}={number!r}. Expected a whole number. Write {name}=32 for example.")
 
 
+def require_count(owner: str, **counts: int) -> None:
+    """Raise TypeError unless every named number is a whole one, and ValueError unless it is above zero."""
+    require_whole(owner, **counts)
+    require_positive(owner, **counts)
+
+
 def require_choice(owner: str, name: str, value: object, choices: Collection[object]) -> None:
     """Raise ValueError unless ``value`` is one of ``choices``."""
     if value not in choices:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from mmfuse._checks import nearest, require_positive, require_shape
+from mmfuse._checks import nearest, require_count, require_shape
 from mmfuse._record import recorded
 from mmfuse.contracts import Features, Input
 from mmfuse.data.transforms.image import ImageTransform
@@ -63,7 +63,7 @@ class CNNEncoder(WrappedEncoder):
         stages: Sequence[Sequence[int]] | None = None,
     ) -> None:
         super().__init__()
-        require_positive("CNNEncoder", size=size, dim=1 if dim is None else dim)
+        require_count("CNNEncoder", size=size, dim=1 if dim is None else dim)
         network = _own_convnext(stages) if name == "convnext" and stages else _network(name)
         self.size = size
         self.mean, self.std = list(mean), list(std)

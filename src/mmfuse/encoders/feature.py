@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from mmfuse._checks import require_positive
+from mmfuse._checks import require_count
 from mmfuse._record import recorded
 from mmfuse.contracts import Features, Input
 from mmfuse.data.transforms.feature import FeatureTransform
@@ -33,7 +33,7 @@ class FeatureEncoder(nn.Module):
         self, dim: int, *, sequence: bool = False, key: str | None = None, max_steps: int | None = None
     ) -> None:
         super().__init__()
-        require_positive("FeatureEncoder", dim=dim)
+        require_count("FeatureEncoder", dim=dim)
         self.dim = dim
         self._transform = FeatureTransform(dim, sequence=sequence, key=key, max_steps=max_steps)
 

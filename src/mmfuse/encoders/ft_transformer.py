@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from mmfuse._checks import require_positive, require_share
+from mmfuse._checks import require_count, require_share
 from mmfuse._record import recorded
 from mmfuse.contracts import Features, Input
 from mmfuse.data.transforms.tabular import TabularTransform, split_row
@@ -60,7 +60,7 @@ class FTTransformerEncoder(nn.Module):
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
-        require_positive("FTTransformerEncoder", dim=dim, num_layers=num_layers)
+        require_count("FTTransformerEncoder", dim=dim, num_layers=num_layers)
         require_share("FTTransformerEncoder", dropout=dropout)
         require_heads("FTTransformerEncoder", dim, num_heads)
         self._transform = TabularTransform(numbers=numbers, categories=categories)

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from mmfuse._checks import require_positive, require_share
+from mmfuse._checks import require_count, require_share
 from mmfuse._record import recorded
 from mmfuse.contracts import Features, Input
 from mmfuse.data.transforms.feature import FeatureTransform
@@ -49,7 +49,7 @@ class ProjectionEncoder(nn.Module):
         max_steps: int | None = None,
     ) -> None:
         super().__init__()
-        require_positive("ProjectionEncoder", dim=dim, width=width)
+        require_count("ProjectionEncoder", dim=dim, width=width)
         require_share("ProjectionEncoder", dropout=dropout)
         self.dim, self.width = dim, width
         self._transform = FeatureTransform(width, sequence=sequence, key=key, max_steps=max_steps)

@@ -8,7 +8,14 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from mmfuse._checks import require_axes, require_not_negative, require_positive, require_share
+from mmfuse._checks import (
+    require_axes,
+    require_count,
+    require_not_negative,
+    require_positive,
+    require_share,
+    require_whole,
+)
 from mmfuse._record import recorded
 from mmfuse.contracts import Features, Input
 from mmfuse.data.transforms.audio import AudioTransform
@@ -75,8 +82,10 @@ class SpectrogramEncoder(nn.Module):
         hide_mels: int = 0,
     ) -> None:
         super().__init__()
-        require_positive("SpectrogramEncoder", dim=dim, rate_hz=rate_hz, num_mels=num_mels)
-        require_positive("SpectrogramEncoder", window_ms=window_ms, hop_ms=hop_ms, num_layers=num_layers + 1)
+        require_count("SpectrogramEncoder", dim=dim, num_mels=num_mels)
+        require_whole("SpectrogramEncoder", num_layers=num_layers)
+        require_not_negative("SpectrogramEncoder", num_layers=num_layers)
+        require_positive("SpectrogramEncoder", rate_hz=rate_hz, window_ms=window_ms, hop_ms=hop_ms)
         if num_layers and dim % HEAD_DIM:
             raise ValueError(
                 f"SpectrogramEncoder cannot split dim={dim} into heads of {HEAD_DIM}. Expected a multiple of "

@@ -6,7 +6,7 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-from mmfuse._checks import require_positive, require_share
+from mmfuse._checks import require_count, require_share
 from mmfuse._record import recorded
 from mmfuse.contracts import Features, Input
 from mmfuse.data.transforms.tabular import TabularTransform, split_row
@@ -53,7 +53,7 @@ class TabularEncoder(nn.Module):
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
-        require_positive("TabularEncoder", dim=dim, hidden_dim=hidden_dim, num_layers=num_layers)
+        require_count("TabularEncoder", dim=dim, hidden_dim=hidden_dim, num_layers=num_layers)
         require_share("TabularEncoder", dropout=dropout)
         self._transform = TabularTransform(numbers=numbers, categories=categories)
         self.dim, self.width = dim, len(self._transform.blank())

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from mmfuse._checks import require_positive
+from mmfuse._checks import require_count
 from mmfuse._record import recorded
 from mmfuse.contracts import Features, Input
 from mmfuse.data.transforms.feature import FeatureTransform
@@ -50,7 +50,7 @@ class TransformerEncoder(nn.Module):
         max_steps: int | None = None,
     ) -> None:
         super().__init__()
-        require_positive("TransformerEncoder", dim=dim, width=width, num_layers=num_layers)
+        require_count("TransformerEncoder", dim=dim, width=width, num_layers=num_layers)
         require_heads("TransformerEncoder", dim, num_heads)
         self.dim, self.width = dim, width
         self._transform = FeatureTransform(width, sequence=True, key=key, max_steps=max_steps)

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mmfuse._checks import require_positive, require_shape
+from mmfuse._checks import require_count, require_shape
 from mmfuse._record import recorded
 from mmfuse.contracts import Features, Input
 from mmfuse.data.transforms.video import VideoTransform
@@ -81,7 +81,7 @@ class Video3DEncoder(WrappedEncoder):
         usual = CLIPS.get(name, (16, 112))
         self.num_frames = usual[0] if num_frames is None else num_frames
         self.size = usual[1] if size is None else size
-        require_positive("Video3DEncoder", num_frames=self.num_frames, size=self.size, dim=1 if dim is None else dim)
+        require_count("Video3DEncoder", num_frames=self.num_frames, size=self.size, dim=1 if dim is None else dim)
         self.mean, self.std = list(mean), list(std)
         self.pixels = Pixels("Video3DEncoder", mean, std)
         self.backbone = build_network(name, self.num_frames, self.size, stages)

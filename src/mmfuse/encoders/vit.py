@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmfuse._checks import require_choice, require_positive, require_shape
+from mmfuse._checks import require_choice, require_count, require_shape
 from mmfuse._record import recorded
 from mmfuse.contracts import Features, Input
 from mmfuse.data.transforms.image import ImageTransform
@@ -93,7 +93,7 @@ class ViTEncoder(WrappedEncoder):
         super().__init__()
         made = as_config("ViTEncoder", _settings(config))
         self.size = _config_size(made) if size is None else size
-        require_positive("ViTEncoder", size=self.size)
+        require_count("ViTEncoder", size=self.size)
         self.channels = getattr(made, "num_channels", 3)
         self.mean, self.std = list(mean), list(std)
         self.pixels = Pixels("ViTEncoder", mean, std)

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
-from mmfuse._checks import require_positive
+from mmfuse._checks import require_count
 
 
 class Attention(nn.Module):
@@ -136,7 +136,7 @@ def _one_sided(queries: int, keys: int) -> bool:
 
 def require_heads(owner: str, dim: int, num_heads: int) -> None:
     """Raise ValueError unless ``dim`` can be split into heads."""
-    require_positive(owner, num_heads=num_heads)
+    require_count(owner, num_heads=num_heads)
     if dim % num_heads:
         raise ValueError(
             f"{owner} cannot split dim={dim} into num_heads={num_heads} equal heads. Expected a multiple. "

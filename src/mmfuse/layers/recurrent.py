@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from mmfuse._checks import require_choice, require_positive, require_share
+from mmfuse._checks import require_choice, require_count, require_share
 
 GATES = {"gru": 3, "lstm": 4}
 
@@ -52,7 +52,7 @@ class Recurrent(nn.Module):
     ) -> None:
         super().__init__()
         require_choice("Recurrent", "cell", cell, tuple(GATES))
-        require_positive("Recurrent", width=width, dim=dim, num_layers=num_layers)
+        require_count("Recurrent", width=width, dim=dim, num_layers=num_layers)
         require_share("Recurrent", dropout=dropout)
         directions = 2 if bidirectional else 1
         if dim % directions:

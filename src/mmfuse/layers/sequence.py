@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from mmfuse._checks import require_not_negative, require_share
+from mmfuse._checks import require_not_negative, require_share, require_whole
 from mmfuse.layers.positions import sinusoids
 from mmfuse.layers.transformer import SelfBlock
 
@@ -26,6 +26,7 @@ class SequenceTransformer(nn.Module):
 
     def __init__(self, dim: int, num_layers: int, *, num_heads: int = 4, dropout: float = 0.0) -> None:
         super().__init__()
+        require_whole("SequenceTransformer", num_layers=num_layers)
         require_not_negative("SequenceTransformer", num_layers=num_layers)
         require_share("SequenceTransformer", dropout=dropout)
         self.blocks = nn.ModuleList(SelfBlock(dim, num_heads, dropout=dropout) for _ in range(num_layers))

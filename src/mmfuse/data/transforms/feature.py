@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mmfuse._checks import require_positive
+from mmfuse._checks import require_count, require_positive
 from mmfuse._record import recorded
 from mmfuse.data.transforms._arrays import MAX_BYTES, read_array, read_steps, to_float32
 
@@ -44,9 +44,8 @@ class FeatureTransform:
         max_steps: int | None = None,
         max_bytes: int = MAX_BYTES,
     ) -> None:
-        require_positive("FeatureTransform", width=width, max_bytes=max_bytes)
-        if max_steps is not None:
-            require_positive("FeatureTransform", max_steps=max_steps)
+        require_count("FeatureTransform", width=width, max_steps=1 if max_steps is None else max_steps)
+        require_positive("FeatureTransform", max_bytes=max_bytes)
         if max_steps is not None and not sequence:
             raise ValueError(
                 f"FeatureTransform got max_steps={max_steps} for single vectors. Expected it with sequence=True only. "

@@ -11,7 +11,7 @@ from jaxtyping import Shaped, UInt8
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from mmfuse._checks import require_choice, require_positive
+from mmfuse._checks import require_choice, require_count, require_positive
 from mmfuse._record import recorded
 from mmfuse.data.transforms._array_image import PixelPicture, as_uint8
 from mmfuse.data.transforms._decode_image import Box, Picture
@@ -77,7 +77,8 @@ class ImageTransform:
         interpolation: str = "bicubic",
         max_pixels: int | None = MAX_PIXELS,
     ) -> None:
-        require_positive("ImageTransform", size=size, max_pixels=1 if max_pixels is None else max_pixels)
+        require_count("ImageTransform", size=size)
+        require_positive("ImageTransform", max_pixels=1 if max_pixels is None else max_pixels)
         require_choice("ImageTransform", "interpolation", interpolation, ("bicubic", "bilinear"))
         require_choice("ImageTransform", "augment", augment, (None, *AUGMENTS))
         require_crop_scale("ImageTransform", crop_scale)

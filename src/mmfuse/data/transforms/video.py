@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
-from mmfuse._checks import require_positive
+from mmfuse._checks import require_count, require_positive
 from mmfuse._record import recorded
 from mmfuse.data.transforms._arrays import read_array
 from mmfuse.data.transforms._decode_video import VideoFile
@@ -77,8 +77,8 @@ class VideoTransform:
                 f"VideoTransform got num_frames={num_frames} and fps={fps}. Expected one of the two: frames "
                 "in a clip, or frames a second. Give num_frames=8 for example."
             )
-        wanted = {"num_frames": num_frames} if fps is None else {"fps": fps}
-        require_positive("VideoTransform", size=size, max_seconds=max_seconds, **wanted)
+        require_count("VideoTransform", size=size, num_frames=1 if num_frames is None else num_frames)
+        require_positive("VideoTransform", fps=1 if fps is None else fps, max_seconds=max_seconds)
         require_positive("VideoTransform", max_pixels=max_pixels, max_frames=max_frames)
         require_crop_scale("VideoTransform", crop_scale)
         require_chances("VideoTransform", flip=flip)

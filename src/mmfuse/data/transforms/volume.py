@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
-from mmfuse._checks import require_choice, require_positive
+from mmfuse._checks import require_choice, require_count, require_positive
 from mmfuse._record import recorded
 from mmfuse.data.transforms._arrays import read_array
 from mmfuse.data.transforms._nifti import Volume, is_nifti, read_nifti, require_volume
@@ -63,7 +63,8 @@ class VolumeTransform:
         channels: int = 3,
         max_voxels: int = MAX_VOXELS,
     ) -> None:
-        require_positive("VolumeTransform", size=size, slices=1 if slices is None else slices, max_voxels=max_voxels)
+        require_count("VolumeTransform", size=size, slices=1 if slices is None else slices)
+        require_positive("VolumeTransform", max_voxels=max_voxels)
         require_choice("VolumeTransform", "axis", axis, (None, 0, 1, 2))
         require_choice("VolumeTransform", "channels", channels, (1, 3))
         _require_rising("window", window or (0, 1), (-1000, 400))
