@@ -5,7 +5,7 @@ import torch
 from tiny_loader import Number, model_of
 
 from mmfuse.data import DataError, load_batches, read_table
-from mmfuse.data.labels import encode_labels
+from mmfuse.data.loading.labels import encode_labels
 from mmfuse.tasks import Classification, EachModality, MultiLabel, Regression
 
 

@@ -10,7 +10,7 @@ from tiny_loader import Letters, Number, model_of
 
 from mmfuse import Batch, Features, Fused, Input, Output, Target
 from mmfuse.data import Mixup, load_batches, read_table
-from mmfuse.data.mixup import draw_partners, mix_batch
+from mmfuse.data.loading.mixup import draw_partners, mix_batch
 from mmfuse.data.transforms import Augment, TabularTransform
 from mmfuse.losses import task_losses
 from mmfuse.tasks import Classification, EachModality, EvidentialClassification, MultiLabel, Regression

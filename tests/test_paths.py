@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from mmfuse.data import read_table
-from mmfuse.data.paths import safe_path
+from mmfuse.data.tables.paths import safe_path
 
 pytestmark = pytest.mark.plain
 
@@ -103,7 +103,7 @@ def test_nothing_that_is_refused_is_opened(root):
     code = f"""
 import os, sys
 from pathlib import Path
-from mmfuse.data.paths import safe_path
+from mmfuse.data.tables.paths import safe_path
 opened, forbidden = [], {{"open", "os.open", "socket.connect", "subprocess.Popen"}}
 sys.addaudithook(lambda event, args: opened.append((event, args)) if event in forbidden else None)
 for cell in {cells!r}:

@@ -1,7 +1,7 @@
 """Where a row stands: files are counted by lines, what is in memory by rows."""
 
 from mmfuse.data import read_table
-from mmfuse.data.places import first_places, place_of
+from mmfuse.data.tables.places import first_places, place_of
 
 
 def test_files_have_lines_and_lists_have_rows(tmp_path):

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from mmfuse.data import DataError, read_table
-from mmfuse.data.sources import parquet, text_lines
+from mmfuse.data.tables.sources import parquet, text_lines
 
 
 def write_json(path, *rows):

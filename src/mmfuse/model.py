@@ -15,7 +15,7 @@ class MultimodalModel(nn.Module):
     Every modality is encoded alone, what is absent is handled by ``missing`` (if given), the fusion makes one
     ``Features`` of all, and every task reads that. A modality that the batch does not hold at all is absent in every
     sample. Then its encoder does not run; with several processes give an ``Input`` with ``present`` False instead
-    (as :func:`mmfuse.data.collate` does), so that every process runs the same modules.
+    (as :func:`mmfuse.data.loading.collate` does), so that every process runs the same modules.
 
     Args:
         encoders: ``Input -> Features`` for each modality, with the width of its features as ``dim``.

@@ -5,19 +5,19 @@
 ``make_synthetic`` makes batches whose best possible accuracy is known.
 """
 
-from mmfuse.data.collate import collate
-from mmfuse.data.dataset import Sample, TableDataset
 from mmfuse.data.errors import DataError
 from mmfuse.data.inspection import DataReport, inspect
-from mmfuse.data.loader import Loader, load_batches
-from mmfuse.data.mixup import Mixup
-from mmfuse.data.report import ReadReport
-from mmfuse.data.samples import SampleDataset
+from mmfuse.data.loading.collate import collate
+from mmfuse.data.loading.dataset import Sample, TableDataset
+from mmfuse.data.loading.loader import Loader, load_batches
+from mmfuse.data.loading.mixup import Mixup
+from mmfuse.data.loading.report import ReadReport
+from mmfuse.data.loading.samples import SampleDataset
 from mmfuse.data.series_statistics import series_statistics
 from mmfuse.data.shards import ShardLoader, index_shards, load_shards, verify_shards, write_shards
-from mmfuse.data.sources import read_table
 from mmfuse.data.synthetic import Synthetic, make_synthetic
-from mmfuse.data.table import Table
+from mmfuse.data.tables.sources import read_table
+from mmfuse.data.tables.table import Table
 from mmfuse.data.tabular_statistics import tabular_statistics
 
 __all__ = [

@@ -10,8 +10,8 @@ import numpy as np
 
 from mmfuse._checks import require_known_names
 from mmfuse.data.errors import DataError
-from mmfuse.data.places import place_of
-from mmfuse.data.table import Table
+from mmfuse.data.tables.places import place_of
+from mmfuse.data.tables.table import Table
 from mmfuse.data.transforms._arrays import MAX_BYTES
 from mmfuse.data.transforms._series_cells import Series, read_guessing, read_series
 from mmfuse.data.transforms.series import SeriesTransform

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from mmfuse.data.errors import DataError
-from mmfuse.data.places import place_of
-from mmfuse.data.table import Table
+from mmfuse.data.tables.places import place_of
+from mmfuse.data.tables.table import Table
 from mmfuse.data.transforms.tabular import as_category, parse_numbers
 
 

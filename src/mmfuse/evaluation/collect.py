@@ -10,8 +10,8 @@ from torch import Tensor
 
 from mmfuse._files import device_of
 from mmfuse.contracts import Batch, Target
-from mmfuse.data.loader import tell_dropped
-from mmfuse.data.table import Table
+from mmfuse.data.loading.loader import tell_dropped
+from mmfuse.data.tables.table import Table
 from mmfuse.losses import unknown_like
 from mmfuse.missing import hide as hide_modalities
 from mmfuse.model import MultimodalModel

@@ -10,7 +10,7 @@ import torch
 
 from mmfuse._checks import require_choice
 from mmfuse.contracts import Batch
-from mmfuse.data.loader import Loader
+from mmfuse.data.loading.loader import Loader
 from mmfuse.evaluation.collect import collect, finite_answers
 from mmfuse.model import MultimodalModel
 

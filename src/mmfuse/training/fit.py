@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from mmfuse._checks import require_positive
 from mmfuse.contracts import Batch
-from mmfuse.data.loader import tell_dropped
+from mmfuse.data.loading.loader import tell_dropped
 from mmfuse.evaluation.collect import require_batches
 from mmfuse.evaluation.evaluate import evaluate
 from mmfuse.losses import Sum

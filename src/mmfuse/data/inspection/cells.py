@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from mmfuse.data.columns import ArrayColumn, PackedColumn, RaggedColumn
-from mmfuse.data.columns.objects import distinct_cells
-from mmfuse.data.columns.packed import EMPTY
 from mmfuse.data.inspection.plan import Modality
-from mmfuse.data.table import Table
+from mmfuse.data.tables.columns import ArrayColumn, PackedColumn, RaggedColumn
+from mmfuse.data.tables.columns.objects import distinct_cells
+from mmfuse.data.tables.columns.packed import EMPTY
+from mmfuse.data.tables.table import Table
 
 _AT_ONCE = 4096  # rows
 

@@ -19,7 +19,7 @@ from mmfuse.data.inspection.report import DataReport
 from mmfuse.data.inspection.suggest import suggest
 from mmfuse.data.inspection.survey import survey_modality
 from mmfuse.data.inspection.tabular import survey_table
-from mmfuse.data.table import Table
+from mmfuse.data.tables.table import Table
 
 FIRST = ("leakage", "shared group", "unknown class", "empty modality", "no label")  # are told before others
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from mmfuse.data.inspection.cells import Failed, blocks, choose, in_threads, present_rows
 from mmfuse.data.inspection.findings import KEPT
 from mmfuse.data.inspection.plan import Modality
-from mmfuse.data.table import Table
+from mmfuse.data.tables.table import Table
 
 MOST_FILES = 100_000  # rows of a table whose files are looked at, and of which names are kept
 MISSING = "no such file"  # as the messages of a table's paths begin

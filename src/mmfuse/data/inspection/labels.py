@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmfuse.data.columns.values import column_of
 from mmfuse.data.inspection.cells import distinct
 from mmfuse.data.inspection.findings import KEPT, Finding, LabelSurvey, spread_of
 from mmfuse.data.inspection.plan import Label
-from mmfuse.data.table import Table
+from mmfuse.data.tables.columns.values import column_of
+from mmfuse.data.tables.table import Table
 
 UNEVEN = 10  # the most frequent class has so many times the rows of the rarest
 

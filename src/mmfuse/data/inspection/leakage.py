@@ -11,7 +11,7 @@ from mmfuse.data.inspection.cells import distinct, some_cells
 from mmfuse.data.inspection.contents import ABSENT, Contents, joined
 from mmfuse.data.inspection.findings import KEPT, Finding, Shared
 from mmfuse.data.inspection.plan import Modality
-from mmfuse.data.table import Table
+from mmfuse.data.tables.table import Table
 
 All = Mapping[str, Contents]  # of each modality
 

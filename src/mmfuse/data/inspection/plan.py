@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mmfuse._checks import nearest
-from mmfuse.data.table import Table
+from mmfuse.data.tables.table import Table
 from mmfuse.data.transforms import TRANSFORMS, Transform
 
 FILES = ("image", "audio", "series", "video", "feature")  # a text cell names a file

@@ -15,8 +15,8 @@ from mmfuse.data.inspection.findings import KEPT, Finding, Survey, spread_of
 from mmfuse.data.inspection.measure import measure
 from mmfuse.data.inspection.pictures import preview
 from mmfuse.data.inspection.plan import Modality
-from mmfuse.data.seeding import Seeded
-from mmfuse.data.table import Table
+from mmfuse.data.loading.seeding import Seeded
+from mmfuse.data.tables.table import Table
 
 PICTURES = 6  # of each modality
 RARE = 0.01  # share of the rows

@@ -13,7 +13,7 @@ from mmfuse.data.inspection.contents import Contents
 from mmfuse.data.inspection.findings import KEPT, Finding, Survey, spread_of
 from mmfuse.data.inspection.plan import Modality
 from mmfuse.data.inspection.survey import refused
-from mmfuse.data.table import Table
+from mmfuse.data.tables.table import Table
 from mmfuse.data.transforms.tabular import as_category
 
 

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.utils.data import get_worker_info
 
 from mmfuse.contracts import Batch, Target
-from mmfuse.data.batches import BatchDataset, Problems
-from mmfuse.data.collate import make_target
 from mmfuse.data.errors import DataError
-from mmfuse.data.reading import CellReader, Values
-from mmfuse.data.report import Read
+from mmfuse.data.loading.batches import BatchDataset, Problems
+from mmfuse.data.loading.collate import make_target
+from mmfuse.data.loading.reading import CellReader, Values
+from mmfuse.data.loading.report import Read
 from mmfuse.data.shards.cells import Encoded, first_member
 from mmfuse.data.shards.held import Held, as_table
 from mmfuse.data.shards.index import Shard

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mmfuse.data.shards.cells import Encoded
-from mmfuse.data.table import Table
+from mmfuse.data.tables.table import Table
 
 
 @dataclass

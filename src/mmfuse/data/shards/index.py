@@ -15,7 +15,7 @@ from typing import Any
 from mmfuse._checks import nearest
 from mmfuse._files import read_json
 from mmfuse.data.errors import DataError
-from mmfuse.data.report import shown
+from mmfuse.data.loading.report import shown
 from mmfuse.data.shards.cells import json_names
 from mmfuse.data.shards.tar import TarReader
 

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from mmfuse._checks import require_known_names, require_positive, require_whole
 from mmfuse.contracts import Batch
-from mmfuse.data.chosen import transforms_of
 from mmfuse.data.errors import DataError
-from mmfuse.data.loader import Loader
-from mmfuse.data.mixup import Mixup
+from mmfuse.data.loading.chosen import transforms_of
+from mmfuse.data.loading.loader import Loader
+from mmfuse.data.loading.mixup import Mixup
 from mmfuse.data.shards.cells import Columns, names_of, require_column
 from mmfuse.data.shards.dataset import ShardDataset, columns_of
 from mmfuse.data.shards.index import find_shards, read_shards

@@ -13,10 +13,10 @@ from typing import Any
 from mmfuse._checks import require_known_names, require_positive
 from mmfuse._files import plain, write_folder
 from mmfuse.data.errors import DataError
-from mmfuse.data.places import place_of
 from mmfuse.data.shards.index import Shard, checksum, write_index
-from mmfuse.data.sources import read_table
-from mmfuse.data.table import Table
+from mmfuse.data.tables.places import place_of
+from mmfuse.data.tables.sources import read_table
+from mmfuse.data.tables.table import Table
 
 
 def write_shards(

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from mmfuse._record import recorded
-from mmfuse.data.made import require_tensor
+from mmfuse.data.transforms._made import require_tensor
 
 OPTIONAL = ("columns", "max_length", "mix")  # the last two are for Mixup
 

@@ -5,13 +5,13 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from mmfuse.data.columns.arrays import ArrayColumn as ArrayColumn
-from mmfuse.data.columns.arrays import RaggedColumn as RaggedColumn
-from mmfuse.data.columns.objects import ObjectColumn as ObjectColumn
-from mmfuse.data.columns.packed import PackedColumn as PackedColumn
-from mmfuse.data.columns.packed import Packer as Packer
-from mmfuse.data.columns.values import as_tensor as as_tensor
-from mmfuse.data.columns.values import column_of as column_of
+from mmfuse.data.tables.columns.arrays import ArrayColumn as ArrayColumn
+from mmfuse.data.tables.columns.arrays import RaggedColumn as RaggedColumn
+from mmfuse.data.tables.columns.objects import ObjectColumn as ObjectColumn
+from mmfuse.data.tables.columns.packed import PackedColumn as PackedColumn
+from mmfuse.data.tables.columns.packed import Packer as Packer
+from mmfuse.data.tables.columns.values import as_tensor as as_tensor
+from mmfuse.data.tables.columns.values import column_of as column_of
 
 
 @runtime_checkable

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from mmfuse._checks import nearest
-from mmfuse.data._labels import classes_of, statistics_of
-from mmfuse.data._rows import Rows
-from mmfuse.data._split import parts_of
-from mmfuse.data.columns import Column, column_of
 from mmfuse.data.errors import DataError
-from mmfuse.data.paths import safe_path
-from mmfuse.data.places import place_of
+from mmfuse.data.tables.classes import classes_of, statistics_of
+from mmfuse.data.tables.columns import Column, column_of
+from mmfuse.data.tables.paths import safe_path
+from mmfuse.data.tables.places import place_of
+from mmfuse.data.tables.rows import Rows
+from mmfuse.data.tables.split import parts_of
 
 
 @dataclass(frozen=True, eq=False, repr=False)

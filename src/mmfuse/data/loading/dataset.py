@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from mmfuse.contracts import Target
-from mmfuse.data.batches import BatchDataset, Problems
-from mmfuse.data.collate import Sample, make_target
-from mmfuse.data.labels import encode_labels
-from mmfuse.data.places import place_of
-from mmfuse.data.reading import CellReader, Values
-from mmfuse.data.table import Table
+from mmfuse.data.loading.batches import BatchDataset, Problems
+from mmfuse.data.loading.collate import Sample, make_target
+from mmfuse.data.loading.labels import encode_labels
+from mmfuse.data.loading.reading import CellReader, Values
+from mmfuse.data.tables.places import place_of
+from mmfuse.data.tables.table import Table
 from mmfuse.data.transforms import Transform
 
 __all__ = ["Sample", "TableDataset"]

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from mmfuse.data.errors import DataError
-from mmfuse.data.report import shown
+from mmfuse.data.loading.report import shown
 
 _PID, _SINCE, _COUNT, _ROW, _ROWS = range(5)  # columns of the board
 

@@ -1,7 +1,7 @@
 """Refuses a table from which nothing can be learnt, before the first step."""
 
-from mmfuse.data.dataset import TableDataset
 from mmfuse.data.errors import DataError
+from mmfuse.data.loading.dataset import TableDataset
 
 
 def require_trainable(dataset: TableDataset) -> None:

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmfuse.data.columns import Column, column_of
 from mmfuse.data.errors import DataError
-from mmfuse.data.sources.source import Source, require_different
+from mmfuse.data.tables.columns import Column, column_of
+from mmfuse.data.tables.sources.source import Source, require_different
 
 
 def read_frame(frame: Any) -> Source:

@@ -9,19 +9,19 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from mmfuse._checks import require_not_negative, require_positive, require_whole
 from mmfuse.contracts import Batch
-from mmfuse.data._order import Order, OrderOfLists
-from mmfuse.data.batches import BatchDataset
-from mmfuse.data.chosen import transforms_of
-from mmfuse.data.dataset import TableDataset
 from mmfuse.data.errors import DataError
-from mmfuse.data.mixup import Mixup
-from mmfuse.data.remote import Failure, RemoteTraceback, failure_of
-from mmfuse.data.report import Read
-from mmfuse.data.samples import SampleDataset
-from mmfuse.data.table import Table
-from mmfuse.data.trainable import require_trainable
+from mmfuse.data.loading.batches import BatchDataset
+from mmfuse.data.loading.chosen import transforms_of
+from mmfuse.data.loading.dataset import TableDataset
+from mmfuse.data.loading.mixup import Mixup
+from mmfuse.data.loading.order import Order, OrderOfLists
+from mmfuse.data.loading.remote import Failure, RemoteTraceback, failure_of
+from mmfuse.data.loading.report import Read
+from mmfuse.data.loading.samples import SampleDataset
+from mmfuse.data.loading.trainable import require_trainable
+from mmfuse.data.loading.worker import Flight
+from mmfuse.data.tables.table import Table
 from mmfuse.data.transforms import Transform
-from mmfuse.data.worker import Flight
 
 
 def load_batches(  # noqa: PLR0913  flat keywords, as of torch's DataLoader

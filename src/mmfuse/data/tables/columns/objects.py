@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmfuse.data.columns.arrays import all_distinct
+from mmfuse.data.tables.columns.arrays import all_distinct
 
 
 class ObjectColumn:

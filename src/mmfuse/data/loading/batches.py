@@ -11,14 +11,14 @@ from torch.utils.data import Dataset
 
 from mmfuse._checks import require_choice
 from mmfuse.contracts import Batch, Input, Target
-from mmfuse.data.chosen import require_transforms
-from mmfuse.data.collate import Sample, make_input, make_whole_input
 from mmfuse.data.errors import DataError
-from mmfuse.data.finite import nonfinite_rows
-from mmfuse.data.made import require_like, require_tensor
-from mmfuse.data.reading import Fail, Values
-from mmfuse.data.report import Problem, Read, ReadReport
+from mmfuse.data.loading.chosen import require_transforms
+from mmfuse.data.loading.collate import Sample, make_input, make_whole_input
+from mmfuse.data.loading.finite import nonfinite_rows
+from mmfuse.data.loading.reading import Fail, Values
+from mmfuse.data.loading.report import Problem, Read, ReadReport
 from mmfuse.data.transforms import Transform
+from mmfuse.data.transforms._made import require_like, require_tensor
 
 Key = tuple[int, int] | int  # (epoch, row), or a row in epoch 0
 

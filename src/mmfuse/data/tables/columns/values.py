@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmfuse.data.columns.arrays import ArrayColumn, RaggedColumn
-from mmfuse.data.columns.objects import ObjectColumn
-from mmfuse.data.columns.packed import PackedColumn, Packer, is_missing, packable
+from mmfuse.data.tables.columns.arrays import ArrayColumn, RaggedColumn
+from mmfuse.data.tables.columns.objects import ObjectColumn
+from mmfuse.data.tables.columns.packed import PackedColumn, Packer, is_missing, packable
 
 
 def column_of(values: Any) -> ArrayColumn | RaggedColumn | PackedColumn | ObjectColumn:

@@ -9,12 +9,12 @@ from torch.utils.data import Dataset
 
 from mmfuse._checks import require_known_names
 from mmfuse.contracts import Batch, Target
-from mmfuse.data.batches import BatchDataset, Problems
-from mmfuse.data.collate import Sample, make_target
 from mmfuse.data.errors import DataError
-from mmfuse.data.reading import Values
-from mmfuse.data.report import Read
-from mmfuse.data.seeding import Seeded
+from mmfuse.data.loading.batches import BatchDataset, Problems
+from mmfuse.data.loading.collate import Sample, make_target
+from mmfuse.data.loading.reading import Values
+from mmfuse.data.loading.report import Read
+from mmfuse.data.loading.seeding import Seeded
 from mmfuse.data.transforms import Transform
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from mmfuse.data.columns import Column
 from mmfuse.data.errors import DataError
+from mmfuse.data.tables.columns import Column
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmfuse.data.columns import Column
-from mmfuse.data.columns.objects import distinct_cells
 from mmfuse.data.errors import DataError
-from mmfuse.data.sources.arrow import column_of_chunks
-from mmfuse.data.sources.own import read_dataset
-from mmfuse.data.sources.source import Source
+from mmfuse.data.tables.columns import Column
+from mmfuse.data.tables.columns.objects import distinct_cells
+from mmfuse.data.tables.sources.arrow import column_of_chunks
+from mmfuse.data.tables.sources.own import read_dataset
+from mmfuse.data.tables.sources.source import Source
 
 _AT_ONCE = 4096  # rows
 _FEW = 512  # rows of a batch, which are read one by one: a block may hold a thousand pictures

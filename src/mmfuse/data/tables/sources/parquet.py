@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from mmfuse.data.errors import DataError
-from mmfuse.data.sources.arrow import column_of_chunks, size_of
-from mmfuse.data.sources.source import Source, require_different
+from mmfuse.data.tables.sources.arrow import column_of_chunks, size_of
+from mmfuse.data.tables.sources.source import Source, require_different
 
 MOST_ROWS = 100_000_000
 MOST_EXPANSION = 200  # times the size of the file

@@ -6,17 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from mmfuse._checks import nearest
-from mmfuse.data.columns import Column, EmptyColumn
 from mmfuse.data.errors import DataError
-from mmfuse.data.places import place_of
-from mmfuse.data.sources.csv import read_csv
-from mmfuse.data.sources.hugging_face import is_hugging_face, read_hugging_face
-from mmfuse.data.sources.json_lines import read_json_lines
-from mmfuse.data.sources.memory import read_frame, read_mapping, read_rows
-from mmfuse.data.sources.own import read_dataset
-from mmfuse.data.sources.parquet import read_parquet
-from mmfuse.data.sources.source import Source
-from mmfuse.data.table import Table
+from mmfuse.data.tables.columns import Column, EmptyColumn
+from mmfuse.data.tables.places import place_of
+from mmfuse.data.tables.sources.csv import read_csv
+from mmfuse.data.tables.sources.hugging_face import is_hugging_face, read_hugging_face
+from mmfuse.data.tables.sources.json_lines import read_json_lines
+from mmfuse.data.tables.sources.memory import read_frame, read_mapping, read_rows
+from mmfuse.data.tables.sources.own import read_dataset
+from mmfuse.data.tables.sources.parquet import read_parquet
+from mmfuse.data.tables.sources.source import Source
+from mmfuse.data.tables.table import Table
 
 FILES: dict[str, Callable[[Path], Source]] = {
     ".csv": read_csv,

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from mmfuse.data.columns import ArrayColumn, Column, EmptyColumn, Packer, RaggedColumn, as_tensor
-from mmfuse.data.columns.packed import BYTES, EMPTY, TEXT
+from mmfuse.data.tables.columns import ArrayColumn, Column, EmptyColumn, Packer, RaggedColumn, as_tensor
+from mmfuse.data.tables.columns.packed import BYTES, EMPTY, TEXT
 
 
 def size_of(array: Any) -> int:

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from mmfuse.data.columns import Packer
 from mmfuse.data.errors import DataError
-from mmfuse.data.sources.source import Source, require_different
-from mmfuse.data.sources.text_lines import LONGEST_LINE, bounded_lines, open_text
+from mmfuse.data.tables.columns import Packer
+from mmfuse.data.tables.sources.source import Source, require_different
+from mmfuse.data.tables.sources.text_lines import LONGEST_LINE, bounded_lines, open_text
 
 _AT_ONCE = 8192  # rows
 

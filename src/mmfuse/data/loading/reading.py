@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mmfuse.data.made import require_tensor
-from mmfuse.data.seeding import Seeded
-from mmfuse.data.table import Table
+from mmfuse.data.loading.seeding import Seeded
+from mmfuse.data.tables.table import Table
 from mmfuse.data.transforms import Transform
+from mmfuse.data.transforms._made import require_tensor
 
 _AT_ONCE = 64  # rows that are looked at together
 

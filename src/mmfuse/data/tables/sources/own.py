@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmfuse.data.columns.objects import distinct_cells
-from mmfuse.data.columns.packed import is_missing
 from mmfuse.data.errors import DataError
-from mmfuse.data.sources.source import Source
+from mmfuse.data.tables.columns.objects import distinct_cells
+from mmfuse.data.tables.columns.packed import is_missing
+from mmfuse.data.tables.sources.source import Source
 
 _AT_ONCE = 256  # rows; more than most batches have
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from mmfuse.contracts import Target
 from mmfuse.data.errors import DataError
-from mmfuse.data.places import first_places
-from mmfuse.data.table import Table
+from mmfuse.data.tables.places import first_places
+from mmfuse.data.tables.table import Table
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""From the rows of a table, or of any dataset, to batches."""

@@ -1,0 +1,1 @@
+"""Tables: rows of cells held by column, read from any source, and the files that cells name."""
