@@ -103,6 +103,7 @@ class Squares(torch.utils.data.Dataset):
 
 
 @pytest.mark.plain  # the shape checks look at an element of a sequence, which reads another row
+@pytest.mark.plain  # as above
 def test_a_dataset_of_ones_own_is_read_once_for_each_row_and_not_before():
     dataset = Squares()
     table = read_table(dataset)
@@ -116,6 +117,7 @@ def test_a_dataset_of_ones_own_is_read_once_for_each_row_and_not_before():
     assert table.classes("label") == ["0", "1"]
 
 
+@pytest.mark.plain  # as above
 def test_the_columns_of_a_batch_are_of_one_reading_and_the_next_epoch_reads_anew():
     dataset = Squares()
     table = read_table(dataset)
@@ -127,6 +129,7 @@ def test_the_columns_of_a_batch_are_of_one_reading_and_the_next_epoch_reads_anew
     assert dataset.read == [0, 2, 1, 2, 1]
 
 
+@pytest.mark.plain  # as above
 def test_a_whole_column_can_come_from_the_dataset_itself():
     class Labelled(Squares):
         def column(self, name):
@@ -141,6 +144,7 @@ def test_a_whole_column_can_come_from_the_dataset_itself():
     assert len(table.column("image")) == 5
 
 
+@pytest.mark.plain  # as above
 def test_a_batch_does_not_ask_for_a_whole_column():
     class Whole(Squares):
         asked = ()
