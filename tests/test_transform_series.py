@@ -626,3 +626,9 @@ def test_objects_of_python_are_refused_and_never_run(tmp_path):
     with pytest.raises(ValueError, match="Python objects"):
         SeriesTransform(1)(path)
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.plain
+def test_channels_are_counted():
+    with pytest.raises(TypeError, match="SeriesTransform got channels=2.5"):
+        SeriesTransform(2.5)

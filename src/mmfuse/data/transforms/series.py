@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mmfuse._checks import require_choice, require_positive
+from mmfuse._checks import require_choice, require_count, require_positive
 from mmfuse._record import recorded
 from mmfuse.data.transforms._arrays import MAX_BYTES
 from mmfuse.data.transforms._series_cells import Series, read_series
@@ -72,7 +72,8 @@ class SeriesTransform:
         max_steps: int | None = None,
         max_bytes: int = MAX_BYTES,
     ) -> None:
-        require_positive("SeriesTransform", channels=channels, max_gap_s=max_gap_s, max_bytes=max_bytes)
+        require_count("SeriesTransform", channels=channels)
+        require_positive("SeriesTransform", max_gap_s=max_gap_s, max_bytes=max_bytes)
         limits = {"rate_hz": rate_hz, "max_steps": max_steps}
         require_positive("SeriesTransform", **{name: x for name, x in limits.items() if x is not None})
         require_choice("SeriesTransform", "gaps", gaps, ("error", "keep"))
