@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mmfuse.data.transforms._array_files import ArrayFile, read_npy, read_npz, read_safetensors, require_numbers
 from mmfuse.data.transforms._array_tables import read_csv, read_parquet
+from mmfuse.data.transforms._files import require_file
 
 MAX_BYTES = 2**28  # 256 MiB: 17 minutes of 1024 float32 features, 64 a second
 READERS = {
@@ -90,11 +91,7 @@ def _read_path(path: Path, source: ArrayFile) -> Any:
         )
     if suffix not in READERS:
         raise ValueError(f"The array file has the ending {suffix!r}. Expected {_kinds()}. Convert it to one of them.")
-    if not path.is_file():
-        raise ValueError(
-            f"There is no file '{path}'. Expected an array file. Check the path and the folder it starts from."
-        )
-    with path.open("rb") as file:
+    with require_file(path, "an array file").open("rb") as file:
         _refuse_pickle(file.read(8))
         file.seek(0)
         source.file, source.size = file, path.stat().st_size

@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from mmfuse.data.transforms._files import require_file
+
 # Whole numbers are read as such and scaled by us: 6 times faster than libsndfile's floats, to the same values.
 WHOLE = {"PCM_16": ("int16", 2.0**-15), "PCM_24": ("int32", 2.0**-31), "PCM_32": ("int32", 2.0**-31)}
 SCALE = {torch.int16: 2.0**-15, torch.int32: 2.0**-31}
@@ -56,10 +58,11 @@ def decode(value: Any, limits: Limits) -> Clip:
     if isinstance(value, Mapping):
         value = _from_mapping(value)
     if isinstance(value, str | Path):
-        return _from_file(_existing(Path(value)), limits)
+        path = require_file(value, "a clip")
+        _require_some(path.stat().st_size)
+        return _from_file(path, limits)
     if isinstance(value, bytes | bytearray | memoryview):
-        if not len(value):
-            raise ValueError("The sound file is empty (0 bytes). Expected a clip. Copy or record it again.")
+        _require_some(len(value))
         return _from_file(io.BytesIO(value), limits)
     if hasattr(value, "get_all_samples"):  # a decoder of torchcodec, which datasets hands out
         samples = value.get_all_samples()
@@ -70,6 +73,11 @@ def decode(value: Any, limits: Limits) -> Clip:
             "Give the sampling rate with the waveform: (array, 16000)."
         )
     return _from_array(value[0], round(float(value[1])), limits)
+
+
+def _require_some(size: int) -> None:
+    if not size:
+        raise ValueError("The sound file is empty (0 bytes). Expected a clip. Copy or record it again.")
 
 
 def _is_rate(number: Any) -> bool:
@@ -88,14 +96,6 @@ def _from_mapping(cell: Mapping[str, Any]) -> Any:
         f"The clip is a mapping with {sorted(k for k, v in cell.items() if v is not None)}. Expected 'array' and "
         "'sampling_rate', or 'bytes'. Make the path itself the cell, so that it is looked up in the table's folder."
     )
-
-
-def _existing(path: Path) -> Path:
-    if not path.is_file():
-        raise ValueError(f"There is no file '{path}'. Expected a clip. Check the path and the folder it starts from.")
-    if not path.stat().st_size:
-        raise ValueError("The sound file is empty (0 bytes). Expected a clip. Copy or record it again.")
-    return path
 
 
 def _from_file(source: Path | io.BytesIO, limits: Limits) -> Clip:

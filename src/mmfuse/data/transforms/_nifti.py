@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from mmfuse.data.transforms._files import require_file
+
 HEADER = 540  # bytes of the longer one, NIfTI-2
 MAX_OFFSET = 2**24  # bytes of notes before the numbers begin
 SIZES = {348: "Nifti1Header", 540: "Nifti2Header"}
@@ -43,10 +45,8 @@ def read_nifti(value: str | Path | bytes, max_voxels: int) -> Volume:
         ValueError: the file is missing, damaged, too large, or not three-dimensional.
         ImportError: nibabel is not installed.
     """
-    if isinstance(value, str | Path) and not Path(value).is_file():
-        raise ValueError(
-            f"There is no file '{value}'. Expected a volume. Check the path and the folder it starts from."
-        )
+    if isinstance(value, str | Path):
+        require_file(value, "a volume")
     try:
         with _stream(value) as file:
             header = _header(file.read(HEADER))

@@ -7,6 +7,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from mmfuse.data.transforms._files import require_file
+
 # 200 MB while it is decoded. A phone makes 12 to 48 million.
 MAX_PIXELS = 50_000_000
 # Not all that Pillow reads: for EPS it starts another program.
@@ -32,7 +34,10 @@ def open_image(value: str | Path | bytes, max_pixels: int | None = MAX_PIXELS) -
     Raises:
         ValueError: the file is missing, empty, no image, or above the limit.
     """
-    with BytesIO(value) if isinstance(value, bytes) else _open_path(Path(value)) as file, _opened(file) as image:
+    with (
+        BytesIO(value) if isinstance(value, bytes) else require_file(value, "an image").open("rb") as file,
+        _opened(file) as image,
+    ):
         require_pixels(image.width, image.height, max_pixels)
         yield image
 
@@ -44,12 +49,6 @@ def require_pixels(width: int, height: int, max_pixels: int | None) -> None:
             f"The image has {width} x {height} = {width * height} pixels. Expected at most {max_pixels}. "
             "Make it smaller, or raise max_pixels to trust it."
         )
-
-
-def _open_path(path: Path) -> Any:
-    if not path.is_file():
-        raise ValueError(f"There is no file '{path}'. Expected an image. Check the path and the folder it starts from.")
-    return path.open("rb")
 
 
 def _opened(file: Any) -> Any:

@@ -5,6 +5,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from mmfuse.data.transforms._files import require_file
+
 MAX_PIXELS = 2**25  # of one frame: 8K
 MAX_FRAMES = 200_000  # two hours
 # FFmpeg also reads playlists (HLS, concat), which open other files and addresses: nothing but these containers.
@@ -35,8 +37,8 @@ def open_video(source: Path | bytes) -> Any:
         raise ImportError(
             "Reading videos needs PyAV. Expected the package 'av'. Install it: pip install 'mmfuse[video]'."
         ) from None
-    if isinstance(source, Path) and not source.is_file():
-        raise ValueError(f"There is no file '{source}'. Expected a clip. Check the path and the folder it starts from.")
+    if isinstance(source, Path):
+        require_file(source, "a clip")
     if not (source.stat().st_size if isinstance(source, Path) else len(source)):
         raise ValueError("The video file is empty (0 bytes). Expected a clip. Copy or record it again.")
     where: Any = f"file:{source}" if isinstance(source, Path) else BytesIO(source)
