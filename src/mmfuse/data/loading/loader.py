@@ -13,7 +13,7 @@ from mmfuse.data.errors import DataError
 from mmfuse.data.loading.batches import BatchDataset
 from mmfuse.data.loading.chosen import transforms_of
 from mmfuse.data.loading.dataset import TableDataset
-from mmfuse.data.loading.mixup import Mixup
+from mmfuse.data.loading.mixup import Mixup, require_training
 from mmfuse.data.loading.order import Order, OrderOfLists
 from mmfuse.data.loading.remote import Failure, RemoteTraceback, failure_of
 from mmfuse.data.loading.report import Read
@@ -70,8 +70,7 @@ def load_batches(  # noqa: PLR0913  flat keywords, as of torch's DataLoader
         dataset = TableDataset(table, chosen, model.tasks, cache=cache, **errors)
     else:
         dataset = SampleDataset(table, chosen, model.tasks, **errors)
-    if mix is not None and not train:
-        raise ValueError("load_batches got mix without train=True. Expected to mix only what is trained on. Leave it.")
+    require_training("load_batches", mix, train=train)
     loader = Loader(dataset, batch_size=batch_size, shuffle=train, workers=workers, seed=seed, mix=mix, timeout=timeout)
     if train and isinstance(dataset, TableDataset):
         require_trainable(dataset)
@@ -122,13 +121,8 @@ class Loader:
     def __iter__(self) -> Iterator[Batch]:
         epoch = self.epoch
         self.epoch += 1
-        for number, read in enumerate(self._reads(epoch)):
-            batch = self.dataset.accept(read)
-            if self._mix is not None:
-                batch = self._mix(batch, self.dataset.tasks, self.dataset.transforms, (self._seed, epoch, number))
+        for _, batch in self._batches(epoch):
             yield batch
-        if self.shuffled:
-            self.dataset.report.require_any_modality()
 
     @property
     def mixes(self) -> bool:
@@ -138,6 +132,16 @@ class Loader:
     def rows(self) -> list[int]:
         """The numbers of the rows of the last pass that was begun, in their order."""
         return [row for _, rows in self._order for row in rows.tolist()]
+
+    def _batches(self, epoch: int, first: int = 0) -> Iterator[tuple[int, Batch]]:
+        """The batches of an epoch, each with its number; the order begins with the one of number ``first``."""
+        for number, read in enumerate(self._reads(epoch), first):
+            batch = self.dataset.accept(read)
+            if self._mix is not None:
+                batch = self._mix(batch, self.dataset.tasks, self.dataset.transforms, (self._seed, epoch, number))
+            yield number, batch
+        if self.shuffled:
+            self.dataset.report.require_any_modality()
 
     def _reads(self, epoch: int) -> Iterator[Read]:
         self._order.epoch = epoch

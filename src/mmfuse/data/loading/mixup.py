@@ -142,3 +142,9 @@ def _join(first: Input, second: Input, share: Tensor, limit: int | None) -> Inpu
 def _lengths(mask: Bool[Tensor, "batch time"] | None) -> Int[Tensor, " batch"]:
     assert mask is not None
     return mask.sum(dim=1)
+
+
+def require_training(caller: str, mix: Mixup | None, *, train: bool) -> None:
+    """Raise ValueError for a mixing of what is not trained on."""
+    if mix is not None and not train:
+        raise ValueError(f"{caller} got mix without train=True. Expected to mix only what is trained on. Leave it.")

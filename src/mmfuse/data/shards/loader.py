@@ -15,7 +15,7 @@ from mmfuse.contracts import Batch
 from mmfuse.data.errors import DataError
 from mmfuse.data.loading.chosen import transforms_of
 from mmfuse.data.loading.loader import Loader
-from mmfuse.data.loading.mixup import Mixup
+from mmfuse.data.loading.mixup import Mixup, require_training
 from mmfuse.data.shards.cells import Columns, names_of, require_column
 from mmfuse.data.shards.dataset import ShardDataset, columns_of
 from mmfuse.data.shards.index import find_shards, read_shards
@@ -77,8 +77,7 @@ def load_shards(  # noqa: PLR0913  flat keywords, as of load_batches
     """
     require_whole("load_shards", batch_size=batch_size, workers=workers, buffer=buffer)
     require_positive("load_shards", batch_size=batch_size, buffer=buffer, max_bytes=max_bytes)
-    if mix is not None and not train:
-        raise ValueError("load_shards got mix without train=True. Expected to mix only what is trained on. Leave it.")
+    require_training("load_shards", mix, train=train)
     chosen = transforms_of("load_shards", model, transforms, train=train)
     inputs = [column for name, transform in chosen.items() for column in columns_of(name, transform)]
     require_known_names("load_shards(columns=...)", columns or {}, [*inputs, *model.tasks], "column")
@@ -138,14 +137,9 @@ class ShardLoader(Loader):
     def __iter__(self) -> Iterator[Batch]:
         epoch, self._order.first = self._next
         self._next = (epoch + 1, 0)
-        for number, read in enumerate(self._reads(epoch), self._order.first):
-            batch = self.dataset.accept(read)
-            if self._mix is not None:
-                batch = self._mix(batch, self.dataset.tasks, self.dataset.transforms, (self._seed, epoch, number))
+        for number, batch in self._batches(epoch, self._order.first):
             self._now = (epoch, number + 1) if number + 1 < len(self) else (epoch + 1, 0)
             yield batch
-        if self.shuffled:
-            self.dataset.report.require_any_modality()
 
     def state_dict(self) -> dict[str, Any]:
         """The place in the order, and what the order is made of. The same on every rank after the same steps."""
