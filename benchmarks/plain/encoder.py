@@ -20,11 +20,14 @@ def encoder(fusion, features):
 
 def attend(attention, queries, keys, maps):
     heads, width = attention.num_heads, queries.shape[-1] // attention.num_heads
-    layers = ("query_key_value",) if keys is None else ("query", "key_value")
-    weights, biases = ([w for name in layers for w in getattr(getattr(attention, name), part).split(len(queries[0, 0]))]
-                       for part in ("weight", "bias"))  # fmt: skip
-    read = (queries, *2 * (queries if keys is None else keys,))
-    projected = [F.linear(x, weight, bias) for x, weight, bias in zip(read, weights, biases, strict=True)]
+    if keys is None:
+        layers, keys = [attention.query_key_value], queries
+    else:
+        layers = [attention.query, attention.key_value]
+    parts = [
+        part for layer in layers for part in zip(layer.weight.split(heads * width), layer.bias.split(heads * width))
+    ]
+    projected = [F.linear(x, *part) for x, part in zip((queries, keys, keys), parts)]
     q, k, v = (x.unflatten(-1, (heads, width)).permute(0, 2, 1, 3) for x in projected)
     scores = torch.matmul(q, k.transpose(-1, -2)) / width**0.5
     shares = torch.softmax(scores, dim=-1)

@@ -1,6 +1,7 @@
 """Which epoch was best, and its weights."""
 
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +40,23 @@ class Best:
                 f"fit got select={self.select!r}, but no validation sample has a known label for it. Expected one of "
                 f"{list(numbers)}. Give validation batches that have such labels."
             )
+        if epoch == 1 and self.select == "loss":
+            self._tell_unscored(numbers)
         score = numbers[self.select] if self._lower_is_better() else -numbers[self.select]
         if not math.isnan(score) and (self.score is None or score < self.score):
             self.epoch, self.score = epoch, score
             if self.folder is None:
                 self._weights = {name: x.detach().clone() for name, x in self.model.state_dict().items()}
+
+    def _tell_unscored(self, numbers: dict[str, float]) -> None:
+        """Warn, in the name of who calls fit, of tasks without a label in the validation batches."""
+        unscored = [name for name in self.model.tasks if f"{name}/loss" not in numbers]
+        if unscored:
+            warnings.warn(
+                f"The validation batches have no label of {unscored}: the best epoch is chosen without. Expected "
+                "labels of every task. Add the column to the validation table.",
+                stacklevel=4,
+            )
 
     def is_stale(self, epoch: int, patience: int | None) -> bool:
         """Whether ``patience`` epochs have passed without a better one."""

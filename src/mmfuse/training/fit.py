@@ -1,8 +1,7 @@
 """``fit``: the plain loop with the defaults that a real run needs."""
 
 import time
-import warnings
-from collections.abc import Iterable, Mapping, Sequence, Sized
+from collections.abc import Iterable, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +136,6 @@ def fit(  # noqa: PLR0913  flat keywords, as users of every other trainer expect
             numbers = evaluate(model, validation).numbers
             row |= {f"validation/{name}": value for name, value in numbers.items()}
             best.look(epoch, numbers)
-            _tell_unscored(model, numbers, tell=select == "loss" and epoch == 1)
         row["seconds"] = time.perf_counter() - began
         history.epochs.append(row)
         history.best_epoch = best.epoch
@@ -166,17 +164,6 @@ def _require_batches(train: Iterable[Batch], validation: Any, select: str, patie
             "neither. Give validation batches."
         )
     return len(train)
-
-
-def _tell_unscored(model: MultimodalModel, numbers: Mapping[str, float], *, tell: bool) -> None:
-    """Warn of tasks without a label in the validation batches: they do not count when an epoch is chosen."""
-    unscored = [name for name in model.tasks if not any(number.startswith(f"{name}/") for number in numbers)]
-    if tell and unscored:
-        warnings.warn(
-            f"The validation batches have no label of {unscored}: the best epoch is chosen without. Expected labels of "
-            "every task. Add the column to the validation table.",
-            stacklevel=3,
-        )
 
 
 def _rate(optimizer: Optimizer) -> float:
