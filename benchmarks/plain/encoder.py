@@ -24,10 +24,10 @@ def attend(attention, queries, keys, maps):
         layers, keys = [attention.query_key_value], queries
     else:
         layers = [attention.query, attention.key_value]
-    parts = [
-        part for layer in layers for part in zip(layer.weight.split(heads * width), layer.bias.split(heads * width))
-    ]
-    projected = [F.linear(x, *part) for x, part in zip((queries, keys, keys), parts)]
+    weights, biases = (
+        [part for layer in layers for part in getattr(layer, name).split(heads * width)] for name in ("weight", "bias")
+    )
+    projected = map(F.linear, (queries, keys, keys), weights, biases)
     q, k, v = (x.unflatten(-1, (heads, width)).permute(0, 2, 1, 3) for x in projected)
     scores = torch.matmul(q, k.transpose(-1, -2)) / width**0.5
     shares = torch.softmax(scores, dim=-1)
