@@ -98,31 +98,6 @@ def test_the_pooled_vector_is_the_mean_of_the_states_or_the_last_one():
     torch.testing.assert_close(last.pooled, torch.stack([last.tokens[0, 4], last.tokens[1, 2]]))
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_padding_changes_nothing(name):
-    checks.check_padding(make(name))
-
-
-@pytest.mark.parametrize("name", ["gru", "last state"])
-def test_padding_unmasked_would_change_it(name):
-    checks.check_padding_unmasked_would_change_it(make(name))
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_absent_series_change_nothing(name):
-    checks.check_absence(make(name))
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_every_parameter_learns(name):
-    checks.check_every_parameter_learns(make(name))
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_half_precision_stays_near(name):
-    checks.check_half_precision(make(name))
-
-
 @pytest.mark.plain
 @pytest.mark.parametrize("name", ["gru", "lstm both ways, two layers"])
 def test_compiles_whole_for_a_few_lengths(name):

@@ -98,31 +98,6 @@ def test_a_token_stands_for_several_steps():
     assert features.mask.sum(dim=1).tolist() == [4, 3, 2, 1, 0]
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_padding_changes_nothing(name):
-    checks.check_padding(make(name))
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_padding_unmasked_would_change_it(name):
-    checks.check_padding_unmasked_would_change_it(make(name))
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_absent_series_change_nothing(name):
-    checks.check_absence(make(name))
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_every_parameter_learns(name):
-    checks.check_every_parameter_learns(make(name))
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_half_precision_stays_near(name):
-    checks.check_half_precision(make(name))
-
-
 @pytest.mark.plain
 @pytest.mark.parametrize("name", ["both sides", "causal, two steps a token"])
 def test_compiles_whole_for_all_lengths(name):
