@@ -1,23 +1,14 @@
 """FT-Transformer: its equations, cells that are missing, absent rows."""
 
-import copy
-
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_models import relative_error, require_finite_gradients
+from tabular_columns import COLUMNS, NUMBERS
 
 from mmfuse import Input
 from mmfuse._record import arguments_of
 from mmfuse.encoders import FTTransformerEncoder
 
-NUMBERS = {"age": [50.0, 10.0], "dose": [0.0, 0.5]}
-CATEGORIES = {"sex": ["female", "male"], "ward": ["1", "2", "3"]}
-COLUMNS = {
-    "both": {"numbers": NUMBERS, "categories": CATEGORIES},
-    "numbers": {"numbers": NUMBERS},
-    "categories": {"categories": CATEGORIES},
-}
 ABSENT = 2
 
 
@@ -103,19 +94,6 @@ def test_a_cell_that_is_there_is_read():
     assert (difference[~flags] == 0).all()
 
 
-@pytest.mark.parametrize("name", COLUMNS)
-@pytest.mark.parametrize("absent", [False, True])
-def test_every_parameter_learns_beside_nan_and_absent_rows(name, absent):
-    encoder = make(name)
-    inputs = rows(encoder)
-    if absent:
-        inputs = Input(inputs.values, torch.zeros(12, dtype=torch.bool))
-
-    features = encoder(inputs)
-
-    require_finite_gradients(encoder, features)
-
-
 def test_each_row_alone_gives_its_row_of_the_batch():
     encoder = make(dtype=torch.float64)
     inputs = rows(encoder, dtype=torch.float64)
@@ -134,35 +112,6 @@ def test_a_row_of_empty_cells_that_is_present_is_the_cls_token_alone():
 
     assert features.mask.tolist() == [[True] + [False] * 4, [False] * 5]
     assert features.pooled[0].isfinite().all()
-
-
-@pytest.mark.plain
-@pytest.mark.parametrize("name", COLUMNS)
-def test_compiles_whole_and_exports(name):
-    torch._dynamo.reset()
-    encoder = make(name).eval()
-    inputs = rows(encoder, fill=0.0)
-    expected = encoder(inputs).zeroed().tokens
-
-    compiled = torch.compile(encoder, fullgraph=True, backend="eager")(inputs)
-    shapes, few = torch.export.ShapesCollection(), rows(encoder, 7, fill=0.0)
-    shapes[few.values] = shapes[few.present] = {0: torch.export.Dim("batch")}
-    exported = torch.export.export(encoder, (few,), dynamic_shapes=shapes).module()(inputs)
-
-    torch.testing.assert_close(compiled.zeroed().tokens, expected)
-    torch.testing.assert_close(exported.zeroed().tokens, expected)
-
-
-def test_half_precision_stays_near():
-    encoder = make()
-    expected = encoder(rows(encoder)).zeroed().pooled
-
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        mixed = encoder(rows(encoder)).zeroed().pooled
-    half = copy.deepcopy(encoder).to(torch.bfloat16)(rows(encoder)).zeroed().pooled
-
-    assert relative_error(mixed.float(), expected) < 0.05
-    assert relative_error(half.float(), expected) < 0.05
 
 
 def test_remembers_how_it_was_built_and_hands_out_its_transform():

@@ -1,10 +1,8 @@
 """MLP over a row of numbers and categories: its equation, missing and unseen cells, absent rows."""
 
-import copy
-
 import pytest
 import torch
-from tiny_models import relative_error, require_finite_gradients
+from tabular_columns import COLUMNS, NUMBERS
 
 import mmfuse
 from mmfuse import Input, MultimodalModel
@@ -14,14 +12,6 @@ from mmfuse.encoders import TabularEncoder
 from mmfuse.encoders._categories import CategoryEmbedding
 from mmfuse.fusion import Concat
 from mmfuse.tasks import Classification
-
-NUMBERS = {"age": [50.0, 10.0], "dose": [0.0, 0.5]}
-CATEGORIES = {"sex": ["female", "male"], "ward": ["1", "2", "3"]}
-COLUMNS = {
-    "both": {"numbers": NUMBERS, "categories": CATEGORIES},
-    "numbers": {"numbers": NUMBERS},
-    "categories": {"categories": CATEGORIES},
-}
 
 
 def make(name="both", **to):
@@ -86,19 +76,6 @@ def test_what_stands_in_an_empty_cell_is_never_read(name):
 
 
 @pytest.mark.parametrize("name", COLUMNS)
-@pytest.mark.parametrize("absent", [False, True])
-def test_every_parameter_learns_beside_nan_and_absent_rows(name, absent):
-    encoder = make(name)
-    inputs = rows(encoder)
-    if absent:
-        inputs = Input(inputs.values, torch.zeros(4, dtype=torch.bool))
-
-    features = encoder(inputs)
-
-    require_finite_gradients(encoder, features)
-
-
-@pytest.mark.parametrize("name", COLUMNS)
 def test_each_row_alone_gives_its_row_of_the_batch(name):
     encoder = make(name, dtype=torch.float64)
     inputs = rows(encoder, torch.float64)
@@ -108,35 +85,6 @@ def test_each_row_alone_gives_its_row_of_the_batch(name):
     for i in (0, 1, 3):
         alone = encoder(Input(inputs.values[i : i + 1], inputs.present[i : i + 1])).pooled[0]
         torch.testing.assert_close(pooled[i], alone, rtol=0, atol=1e-12)
-
-
-@pytest.mark.plain
-@pytest.mark.parametrize("name", COLUMNS)
-def test_compiles_whole_and_exports(name):
-    torch._dynamo.reset()
-    encoder = make(name).eval()
-    inputs = rows(encoder, fill=0.0)
-    expected = encoder(inputs).zeroed().pooled
-
-    compiled = torch.compile(encoder, fullgraph=True, backend="eager")(inputs)
-    shapes, few = torch.export.ShapesCollection(), Input(inputs.values[:3], inputs.present[:3])
-    shapes[few.values] = shapes[few.present] = {0: torch.export.Dim("batch")}
-    exported = torch.export.export(encoder, (few,), dynamic_shapes=shapes).module()(inputs)
-
-    torch.testing.assert_close(compiled.zeroed().pooled, expected)
-    torch.testing.assert_close(exported.zeroed().pooled, expected)
-
-
-def test_half_precision_stays_near():
-    encoder = make()
-    expected = encoder(rows(encoder)).zeroed().pooled
-
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        mixed = encoder(rows(encoder)).zeroed().pooled
-    half = copy.deepcopy(encoder).to(torch.bfloat16)(rows(encoder)).zeroed().pooled
-
-    assert relative_error(mixed.float(), expected) < 0.05
-    assert relative_error(half.float(), expected) < 0.05
 
 
 def test_a_table_goes_through_a_model_that_is_saved_and_loaded(tmp_path):
