@@ -1,4 +1,4 @@
-"""Shared by the encoders round another encoder: what it says of its weights, they say too."""
+"""Shared by the encoders round another encoder: what it says of its width and weights, they say too."""
 
 from abc import ABC, abstractmethod
 from typing import Any
@@ -7,12 +7,17 @@ from torch import nn
 
 
 class AroundEncoder(nn.Module, ABC):
-    """Abstract: an encoder round another one, whose ``backbone`` and ``pretrained`` are its own."""
+    """Abstract: an encoder round another one, whose ``dim``, ``backbone`` and ``pretrained`` are its own."""
 
     @property
     @abstractmethod
     def _inner(self) -> Any:
         """The encoder inside."""
+
+    @property
+    def dim(self) -> int:
+        """Width of the features."""
+        return self._inner.dim
 
     @property
     def backbone(self) -> Any:

@@ -45,11 +45,6 @@ class SkipAbsent(AroundEncoder):
         self.encoder = encoder
 
     @property
-    def dim(self) -> int:
-        """Width of the features."""
-        return self.encoder.dim
-
-    @property
     def _inner(self) -> Any:
         return self.encoder
 

@@ -69,7 +69,6 @@ class VideoEncoder(AroundEncoder):
                 "and transform. Build one first: VideoEncoder(CNNEncoder.preset('tiny'))."
             )
         self.frame_encoder = frame_encoder
-        self.dim: int = self.frame_encoder.dim
         require_heads("VideoEncoder", self.dim, num_heads)
         self.num_frames = 8 if num_frames is None and fps is None else num_frames
         self.fps, self.max_seconds = fps, max_seconds

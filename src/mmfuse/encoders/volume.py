@@ -41,7 +41,6 @@ class VolumeEncoder(AroundEncoder):
     ) -> None:
         super().__init__()
         self.frames = VideoEncoder(frame_encoder, num_layers=num_layers, num_heads=num_heads)
-        self.dim: int = self.frames.dim
         self._cut: dict[str, Any] = {"slices": slices, "axis": axis, "window": window, "percentiles": percentiles}
         self.transform()  # what does not fit together is said now
 

@@ -76,11 +76,6 @@ class Windowed(AroundEncoder):
         self.sequence = SequenceTransformer(self.dim, num_layers, num_heads=num_heads, dropout=dropout)
 
     @property
-    def dim(self) -> int:
-        """Width of the features."""
-        return self.encoder.dim
-
-    @property
     def _inner(self) -> Any:
         return self.encoder
 
