@@ -78,9 +78,7 @@ def read_patients(folder: Path) -> Table:
     """The static table, with the path of each patient's series beside it, None where there is no file."""
     static = read_table(folder / "static.csv", id="id")
     files = [f"series/{name}.csv" for name in static.column("id")]
-    series = [file if (folder / file).is_file() else None for file in files]
-    rows = [{**row, "series": file} for row, file in zip(static.rows, series, strict=True)]
-    return read_table(rows, root=folder)
+    return static.with_column("series", [file if (folder / file).is_file() else None for file in files])
 
 
 def split_patients(table: Table) -> dict[str, Table]:
