@@ -1,0 +1,51 @@
+"""A signal to stop ends a run after the step that it met, with everything saved."""
+
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+CAUGHT = (signal.SIGTERM, signal.SIGINT)
+
+
+class Preempted(SystemExit):
+    """A signal stopped the run; its state is saved. Not caught, it ends the program with 128 + the signal's number.
+
+    That is 143 for SIGTERM and 130 for SIGINT, so that a scheduler can tell it from 0, done, and 1, an error.
+    """
+
+    def __init__(self, number: int, message: str) -> None:
+        super().__init__(128 + number)
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class StopSignals:
+    """A context in which SIGTERM and SIGINT are noted instead of ending the program; a second SIGINT ends it at once.
+
+    ``stop`` is set by :func:`train_epoch` when all processes know of it, so that all stop after the same step.
+    Outside the main thread, where Python allows no handlers, nothing is caught.
+    """
+
+    def __init__(self) -> None:
+        self.received = 0  # number of the signal that this process got
+        self.stop = 0  # number of the signal that some process got, and all know
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopSignals":
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._note) for number in CAUGHT}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        if self.received == number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = number
