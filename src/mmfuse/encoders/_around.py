@@ -5,6 +5,8 @@ from typing import Any
 
 from torch import nn
 
+from mmfuse.encoders.stages import backbone_of, stages_of
+
 
 class AroundEncoder(nn.Module, ABC):
     """Abstract: an encoder round another one, whose ``dim``, ``backbone`` and ``pretrained`` are its own."""
@@ -21,8 +23,13 @@ class AroundEncoder(nn.Module, ABC):
 
     @property
     def backbone(self) -> Any:
-        """The part of the encoder inside that may be pretrained; all of it if it does not say."""
-        return getattr(self._inner, "backbone", self._inner)
+        """That of the encoder inside."""
+        return backbone_of(self._inner)
+
+    @property
+    def stages(self) -> list[list[nn.Module]]:
+        """The stages of the backbone, lowest first."""
+        return stages_of(self._inner)
 
     @property
     def pretrained(self) -> bool:

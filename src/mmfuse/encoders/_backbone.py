@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from mmfuse._checks import nearest
+from mmfuse.encoders.stages import is_frozen
 
 # What a configuration says about its file or its old head, and not about the model that we build.
 NOT_OF_THE_MODEL = (
@@ -30,7 +31,8 @@ Wrapper = TypeVar("Wrapper", bound="WrappedEncoder")
 class WrappedEncoder(nn.Module):
     """Abstract: an encoder round a ``backbone`` that may be pretrained, and partly or wholly frozen.
 
-    A frozen part stays in evaluation mode (dropout, statistics of BatchNorm) when the model is set to training.
+    A frozen part, of which no parameter is trained, stays in evaluation mode (dropout, statistics of BatchNorm) when
+    the model is set to training. ``stages`` are what stands before the layers, then each layer, lowest first.
     """
 
     backbone: Any
@@ -39,29 +41,32 @@ class WrappedEncoder(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.pretrained = False
-        self._frozen: list[nn.Module] = []
+        self.stages: list[list[nn.Module]] = []
 
     def train(self: Wrapper, mode: bool = True) -> Wrapper:
         """Set to training, except what is frozen."""
         super().train(mode)
-        for part in self._frozen:
-            part.eval()
+        for parts in ([self.backbone], *self.stages):
+            if is_frozen(parts):
+                for part in parts:
+                    part.eval()
         return self
 
     def _freeze(self, freeze: int | str, stem: Sequence[nn.Module], layers: Sequence[nn.Module]) -> None:
+        self.stages = [list(stem), *([layer] for layer in layers)]
         if freeze == "none":
-            self._frozen = []
+            frozen = []
         elif freeze == "all":
-            self._frozen = [self.backbone]
+            frozen = [self.backbone]
         elif isinstance(freeze, int) and not isinstance(freeze, bool) and 0 <= freeze <= len(layers):
-            self._frozen = [*stem, *layers[:freeze]]
+            frozen = [part for stage in self.stages[: freeze + 1] for part in stage]
         else:
             raise ValueError(
                 f"{type(self).__name__} got freeze={freeze!r}. Expected 'none', 'all', or a number from 0 to "
                 f"{len(layers)}: so many of the {len(layers)} layers, lowest first, and what stands before them. "
                 "Use freeze='all' to train nothing of the backbone."
             )
-        for part in self._frozen:
+        for part in frozen:
             part.requires_grad_(False)
         self.train(self.training)
 

@@ -10,6 +10,7 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from mmfuse._checks import require_positive
+from mmfuse.encoders.stages import backbone_of, stages_of
 from mmfuse.model import MultimodalModel
 
 
@@ -20,11 +21,14 @@ def parameter_groups(
     learning_rate: float = 1e-3,
     pretrained_learning_rate: float | None = None,
     weight_decay: float = 0.01,
+    layer_decay: float = 1.0,
 ) -> list[dict[str, Any]]:
     """The trainable parameters of model and weighting, each in one group.
 
-    Weights of pretrained encoders learn with ``pretrained_learning_rate`` (a tenth of ``learning_rate`` if None).
-    Biases, norms and other vectors and scalars are not decayed.
+    Weights of pretrained encoders learn with ``pretrained_learning_rate`` (a tenth of ``learning_rate`` if None), and
+    each of their layers ``layer_decay`` times as fast as the one above it; the embeddings are the lowest (Clark et al.,
+    2020, https://arxiv.org/abs/2003.10555). Biases, norms and other vectors and scalars are not decayed. Layers of
+    several encoders that stand equally deep share a group: few groups are few kernels.
     """
     require_positive("parameter_groups", learning_rate=learning_rate)
     slow = learning_rate / 10 if pretrained_learning_rate is None else pretrained_learning_rate
@@ -33,21 +37,23 @@ def parameter_groups(
             f"parameter_groups got pretrained_learning_rate={slow} and weight_decay={weight_decay}. Expected numbers "
             "from 0 up. Use 0 for no decay, and freeze what should not learn."
         )
-    pretrained = {
-        id(parameter)
-        for encoder in model.encoders.values()
-        if getattr(encoder, "pretrained", False)
-        for parameter in getattr(encoder, "backbone", encoder).parameters()
-    }
+    if not 0 < layer_decay <= 1:
+        raise ValueError(
+            f"parameter_groups got layer_decay={layer_decay}. Expected a number above 0, up to 1. Try 0.9."
+        )
+    depths = _depths(model)
     groups: dict[str, dict[str, Any]] = {}
     for parameter in _trainable([model, weigh]):
-        kind = "pretrained" if id(parameter) in pretrained else "new"
+        depth = depths.get(id(parameter))
         decayed = parameter.dim() > 1
+        kind = "new" if depth is None else "pretrained"
+        if depth and layer_decay != 1:
+            kind += f" {depth} below the top"
         group = groups.setdefault(
             f"{kind}, {'decayed' if decayed else 'not decayed'}",
             {
                 "params": [],
-                "lr": slow if kind == "pretrained" else learning_rate,
+                "lr": learning_rate if depth is None else slow * layer_decay**depth,
                 "weight_decay": weight_decay if decayed else 0.0,
             },
         )
@@ -102,6 +108,17 @@ def renew_rates(optimizer: Optimizer, schedule: LambdaLR) -> None:
     """Set the rates to what the schedule says now: for a run that goes on for more epochs than it began with."""
     for group, highest, factor in zip(optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True):
         group["lr"] = highest * factor(schedule.last_epoch)
+
+
+def _depths(model: MultimodalModel) -> dict[int, int]:
+    """How many stages stand above each parameter of a pretrained backbone; 0 in the highest and above all stages."""
+    depths: dict[int, int] = {}
+    for encoder in model.encoders.values():
+        if getattr(encoder, "pretrained", False):
+            depths |= {id(parameter): 0 for parameter in backbone_of(encoder).parameters()}
+            for depth, parts in enumerate(reversed(stages_of(encoder))):
+                depths |= {id(parameter): depth for part in parts for parameter in part.parameters()}
+    return depths
 
 
 def _trainable(modules: Sequence[nn.Module | None]) -> list[torch.nn.Parameter]:
