@@ -14,6 +14,7 @@ import mmfuse
 ROOT = Path(mmfuse.__file__).parent
 LAYERS = [
     {"_checks", "_record", "_files"},
+    {"distributed"},
     {"contracts"},
     {"layers"},
     {"losses"},

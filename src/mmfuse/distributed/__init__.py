@@ -1,0 +1,18 @@
+"""The processes of one run: how they meet, what they tell each other, and how they end together."""
+
+from mmfuse.distributed.connect import connect, disconnect, is_main, rank, world
+from mmfuse.distributed.talk import agree, gather_rows, gather_texts, share_buffers
+from mmfuse.distributed.together import together
+
+__all__ = [
+    "agree",
+    "connect",
+    "disconnect",
+    "gather_rows",
+    "gather_texts",
+    "is_main",
+    "rank",
+    "share_buffers",
+    "together",
+    "world",
+]

@@ -1,0 +1,58 @@
+"""What the processes of a run tell each other: numbers, rows and texts, over the CPU."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from mmfuse.distributed.connect import world
+
+
+def agree(values: Sequence[float]) -> list[float]:
+    """The sum of each number over all processes: one small message over gloo, without the GPU."""
+    if world() == 1:
+        return [float(value) for value in values]
+    total = torch.tensor(values, dtype=torch.float64)
+    dist.all_reduce(total)
+    return total.tolist()
+
+
+def gather_rows(rows: Tensor) -> list[Tensor]:
+    """The rows of every process, on the CPU, in the order of the ranks; their numbers may differ.
+
+    Args:
+        rows: (row, ...), with the same dtype and the same other sizes on every process.
+    """
+    rows = rows.detach().cpu().contiguous()
+    if world() == 1:
+        return [rows]
+    counts = [torch.zeros(1, dtype=torch.int64) for _ in range(world())]
+    dist.all_gather(counts, torch.tensor([len(rows)]))
+    most = max(int(count) for count in counts)
+    room = rows.new_zeros(most, *rows.shape[1:])
+    room[: len(rows)] = rows
+    # As bytes: gloo does not know every dtype.
+    sent = room.flatten().view(torch.uint8)
+    parts = [torch.empty_like(sent) for _ in counts]
+    dist.all_gather(parts, sent)
+    return [part.view(rows.dtype).reshape(room.shape)[: int(count)] for part, count in zip(parts, counts, strict=True)]
+
+
+def gather_texts(text: str) -> list[str]:
+    """The text of every process, in the order of the ranks."""
+    sent = torch.tensor(list(text.encode()), dtype=torch.uint8)
+    return [bytes(part.tolist()).decode() for part in gather_rows(sent)]
+
+
+def share_buffers(module: nn.Module) -> None:
+    """Give all processes the buffers of rank 0 that are in a state dict, such as the statistics of BatchNorm.
+
+    What is in no state dict is a constant, which all have already.
+    """
+    if world() == 1:
+        return
+    saved = module.state_dict(keep_vars=True)
+    for name, buffer in module.named_buffers():
+        if name in saved:
+            dist.broadcast(buffer.detach(), src=0)
