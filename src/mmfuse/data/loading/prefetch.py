@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ def prefetch(batches: Iterable[Batch], device: torch.device | str) -> Iterator[B
     return copy_ahead(batches, _SideStream(device))
 
 
+@runtime_checkable
 class SideStream(Protocol):
     """Where copies run beside the computation."""
 
