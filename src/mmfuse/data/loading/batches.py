@@ -135,6 +135,8 @@ class BatchDataset(Dataset):
         return read.batch
 
     def _input(self, name: str, values: Values, problems: "Problems") -> Input:
+        if isinstance(values.tensors, Input):
+            return values.tensors
         transform = self.transforms[name]
         if isinstance(values.tensors, Tensor) and values.tensors.dtype == transform.blank().dtype:
             given = make_whole_input(values.tensors, transform)

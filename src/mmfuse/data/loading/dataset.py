@@ -8,7 +8,7 @@ from mmfuse.contracts import Target
 from mmfuse.data.loading.batches import BatchDataset, Problems
 from mmfuse.data.loading.collate import Sample, make_target
 from mmfuse.data.loading.labels import encode_labels
-from mmfuse.data.loading.reading import CellReader, Values
+from mmfuse.data.loading.reading import Values, reader_of
 from mmfuse.data.tables.places import place_of
 from mmfuse.data.tables.table import Table
 from mmfuse.data.transforms import Transform
@@ -53,7 +53,7 @@ class TableDataset(BatchDataset):
             len(table), transforms, tasks, on_error=on_error, max_errors=max_errors, check_finite=check_finite
         )
         self.table = table
-        self.readers = {n: CellReader(table, n, t, cache=cache, seed=seed) for n, t in self.transforms.items()}
+        self.readers = {n: reader_of(table, n, t, cache=cache, seed=seed) for n, t in self.transforms.items()}
         self.targets = {name: encode_labels(table, name, task) for name, task in tasks.items() if name in table.columns}
         self._blanks = {name: task.blank() for name, task in tasks.items()}  # type: ignore[operator]
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from mmfuse.contracts import Input
 from mmfuse.data.loading.seeding import Seeded
 from mmfuse.data.tables.table import Table
 from mmfuse.data.transforms import Transform
@@ -18,10 +19,17 @@ Fail = Callable[[int, Exception], None]  # what to do with the row at this place
 
 
 class Values(NamedTuple):
-    """One modality of some rows: a tensor of all, or one a row, None where it is absent."""
+    """One modality of some rows: a tensor of all, one a row (None where it is absent), or the whole input."""
 
-    tensors: Tensor | list[Tensor | None]
+    tensors: Tensor | list[Tensor | None] | Input
     lost: list[int] | None = None  # steps that were cut off of each
+
+
+def reader_of(table: Table, name: str, transform: Any, *, cache: bool, seed: int) -> "CellReader":
+    """What reads a modality of a table: the transform's own reader, if it brings one."""
+    if hasattr(transform, "reader"):
+        return transform.reader(table, name)
+    return CellReader(table, name, transform, cache=cache, seed=seed)
 
 
 class CellReader:

@@ -128,12 +128,13 @@ class ShardDataset(BatchDataset):
         def fail_with_key(place: int, error: Exception) -> None:
             fail(place, self._keyed(numbers[place], error))
 
-        found = reader.read(rows, epoch, fail_with_key, self.mark)
-        tensors = list(found.tensors)
+        made: Any
+        made, lost = reader.read(rows, epoch, fail_with_key, self.mark)
+        tensors = list(made)
         for row, error in self._now.errors(reader.columns):
             fail_with_key(numbers.index(row), error)
             tensors[numbers.index(row)] = None
-        return Values(tensors, found.lost)
+        return Values(tensors, lost)
 
     def _keyed(self, row: int, error: Exception) -> Exception:
         """The error with the key of the sample, for the report: there, only the row is known."""

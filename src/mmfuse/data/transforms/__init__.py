@@ -37,6 +37,7 @@ class Transform(Protocol):
     - ``batch(values) -> (tensors, lost)``: all values of a batch in one call, where that is faster or where something
       is cut off: ``lost`` counts the steps (ids, samples, frames) that each value has lost. The loader adds them up.
     - ``whole(values) -> Tensor``: for a column that is one array: the rows of a batch at once.
+    - ``reader(table, name)``: it reads the rows of a table by itself, as a ``CellReader`` does.
 
     A value that cannot be used raises ``ValueError``; the reader adds row, column and file.
     """
