@@ -1,50 +1,170 @@
 """What a run shows of an epoch while it goes on, and keeps of it."""
 
+import os
+import sys
 import time
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from typing import Any
 
+import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from mmfuse.contracts import Batch
+from mmfuse.distributed import is_main, world
 
 
 class Meter:
     """The batches of one epoch behind a progress bar, and the means of its losses over the optimizer steps.
 
     Of its time, ``wait_share`` was spent waiting for batches: near 0 where the loader keeps up, else more workers help.
+    Losses are added up where they are, and read only when the bar is drawn, for a log, and at the end.
+
+    With several processes the first shows the bar, and the samples are those of all.
+
+    Args:
+        batches: of this process.
+        title: of the bar.
+        show: whether there is a bar.
     """
 
     def __init__(self, batches: Iterable[Batch], title: str, *, show: bool) -> None:
-        dataset = getattr(batches, "dataset", None)
-        total = len(dataset) if isinstance(dataset, Sized) else None
+        self._processes = world()
         self.batches = batches
-        self.bar = tqdm(total=total, desc=title, unit=" samples", disable=not show, leave=False)
-        self.sums: dict[str, Tensor] = {}
-        self.steps: dict[str, int] = {}
-        self.samples = 0
+        self.epoch, self.since = Means(), Means()  # over the epoch; since the last reading
+        self.samples = 0  # of this process
         self.waited = 0.0  # seconds in which there was nothing to do because no batch was there
         self.began = time.perf_counter()
+        self._last = (self.began, 0, 0.0)  # time, samples, waited at the last reading
+        self.bar = tqdm(
+            total=_samples_in(batches),
+            desc=title,
+            unit=" samples",
+            disable=not (show and is_main()),
+            leave=False,
+            mininterval=0.5,  # seconds; to draw is to read a loss, for which a GPU must have come to it
+        )
 
     def __iter__(self) -> Iterator[Batch]:
         batches, asked = iter(self.batches), time.perf_counter()
         for batch in batches:
             self.waited += time.perf_counter() - asked
-            yield batch
             self.samples += len(next(iter(batch.inputs.values())).present)
+            yield batch
             asked = time.perf_counter()
 
-    def add(self, losses: dict[str, Tensor]) -> None:
-        for name, loss in losses.items():
-            self.sums[name] = self.sums.get(name, 0.0) + loss
-            self.steps[name] = self.steps.get(name, 0) + 1
-        # A loss is read only when the bar is drawn (ten times a second at most), not at every step.
-        if self.bar.update(self.samples - self.bar.n):
-            self.bar.set_postfix({name: f"{float(loss):.3f}" for name, loss in losses.items()}, refresh=False)
+    def add(self, losses: Mapping[str, Tensor], *, skipped: bool = False) -> None:
+        """Count the losses of an optimizer step; one that was skipped is in what is recent, not in the epoch's means.
+
+        Args:
+            losses: by task, over all processes, detached.
+            skipped: the step was not made, because something was not finite.
+        """
+        self.since.add(losses)
+        if not skipped:
+            self.epoch.add(losses)
+        if self.bar.update(self.samples * self._processes - self.bar.n):
+            self.bar.set_postfix_str(self._postfix(losses), refresh=False)
+
+    def recent(self) -> dict[str, float]:
+        """What happened since the last call, for a log: ``step/loss``, ``step/result/loss``, and how fast it was.
+
+        Losses are means over the steps since then; not finite, if one was.
+        """
+        (then, samples, waited), now = self._last, time.perf_counter()
+        self._last = (now, self.samples, self.waited)
+        numbers = _speed(self._processes * (self.samples - samples), self.waited - waited, now - then)
+        losses, self.since = self.since.read(), Means()
+        return _named("step", losses) | {f"step/{name}": value for name, value in numbers.items()}
 
     def close(self) -> dict[str, float]:
+        """The bar ends. The means of the epoch (``train/loss``, ``train/result/loss``), and how fast it was."""
         self.bar.close()
-        means = {name: float(total) / self.steps[name] for name, total in self.sums.items()}
-        numbers = {"train/loss": sum(means.values()), **{f"train/{name}/loss": mean for name, mean in means.items()}}
         seconds = time.perf_counter() - self.began
-        return {**numbers, "samples_per_second": self.samples / seconds, "wait_share": self.waited / seconds}
+        return _named("train", self.epoch.read()) | _speed(self._processes * self.samples, self.waited, seconds)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the epoch stands. A meter that takes it up gives the same means as one that was never stopped."""
+        times = {"samples": self.samples, "waited": self.waited, "seconds": time.perf_counter() - self.began}
+        return {"epoch": self.epoch.state_dict(), "since": self.since.state_dict(), **times}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there, with the batches that come after."""
+        self.epoch.load_state_dict(state["epoch"])
+        self.since.load_state_dict(state["since"])
+        now = time.perf_counter()
+        # Another number of processes may go on: of the samples of all, each counts its part.
+        self.samples, self.waited, self.began = int(state["samples"]), state["waited"], now - state["seconds"]
+        self._last = (now, self.samples, self.waited)
+        self.bar.initial = self.bar.n = self.samples * self._processes
+
+    def _postfix(self, losses: Mapping[str, Tensor]) -> str:
+        numbers = {name: float(loss) for name, loss in losses.items()}
+        if len(numbers) != 1:
+            numbers = {"loss": sum(numbers.values())} | (numbers if len(numbers) <= 3 else {})
+        share = self.waited / max(time.perf_counter() - self.began, 1e-9)
+        shown = [f"{name} {value:.3f}" for name, value in numbers.items()]
+        return ", ".join([*shown, f"waiting {share:.0%}", f"{memory_mb() / 1000:.1f} GB"])
+
+
+class Means:
+    """Means of losses over steps, which stay on their device until they are read."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.steps: dict[str, int] = {}
+
+    def add(self, losses: Mapping[str, Tensor]) -> None:
+        """Count the losses of one step."""
+        for name, loss in losses.items():
+            self.sums[name] = self.sums[name].to(loss.device) + loss if name in self.sums else 0.0 + loss
+            self.steps[name] = self.steps.get(name, 0) + 1
+
+    def read(self) -> dict[str, float]:
+        """The mean of each over the steps that had it. Waits for the device, once."""
+        if not self.sums:
+            return {}
+        totals = torch.stack(list(self.sums.values())).tolist()
+        return {name: total / self.steps[name] for name, total in zip(self.sums, totals, strict=True)}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sums, and how many steps are in each."""
+        return {"sums": dict(self.sums), "steps": dict(self.steps)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there."""
+        self.sums = dict(state.get("sums", {}))
+        self.steps = {name: int(count) for name, count in state.get("steps", {}).items()}
+
+
+def memory_mb() -> float:
+    """Memory in MB (10^6 bytes): the most that tensors took on the GPU so far; without one, what this process has."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated() / 1e6
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+    except OSError:  # not Linux: the most that it had
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
+
+
+def _named(kind: str, losses: Mapping[str, float]) -> dict[str, float]:
+    """Losses with the names that they have in a history; "loss" is their sum."""
+    return {f"{kind}/loss": sum(losses.values()), **{f"{kind}/{name}/loss": x for name, x in losses.items()}}
+
+
+def _speed(samples: float, waited: float, seconds: float) -> dict[str, float]:
+    seconds = max(seconds, 1e-9)
+    return {"samples_per_second": samples / seconds, "wait_share": waited / seconds, "memory_mb": memory_mb()}
+
+
+def _samples_in(batches: Any) -> int | None:
+    """How many samples an epoch has, over all processes, if that is known beforehand."""
+    dataset = getattr(batches, "dataset", None)
+    if isinstance(dataset, Sized):
+        return len(dataset)
+    if isinstance(batches, Sequence):
+        return sum(len(next(iter(batch.inputs.values())).present) for batch in batches) * world()
+    return None

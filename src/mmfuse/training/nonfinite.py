@@ -1,49 +1,183 @@
-"""Stops a run that has met NaN or infinity, before it spoils a weight, and says where it came from."""
+"""A loss or gradient that is NaN or infinite: it never changes a weight, and the error says where it came from."""
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils import _pytree as pytree
 
+from mmfuse._checks import require_choice, require_not_negative
 from mmfuse._files import device_of
 from mmfuse.contracts import Batch
+from mmfuse.data.loading.report import shown
 from mmfuse.model import MultimodalModel
+from mmfuse.training.blame import nonfinite_given, samples_at_fault, undisturbed
 from mmfuse.training.precision import Precision
 
 
 class NonFiniteError(RuntimeError):
-    """A loss or gradient is NaN or infinite. No weight has been changed by it."""
+    """A loss or gradient is NaN or infinite. No weight has been changed by it.
+
+    ``step`` is the number of the optimizer step, ``tasks`` are those whose loss is not finite (none if only a gradient
+    is not), and ``samples`` names what alone makes it so, as far as that could be found.
+    """
+
+    def __init__(self, message: str, *, step: int = 0, tasks: Sequence[str] = (), samples: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.step, self.tasks, self.samples = step, list(tasks), list(samples)
+
+
+class NonFinite:
+    """What becomes of a step that is not finite: it is never made, and is an error or counted.
+
+    A gradient that overflows while the scaler of float16 looks for its scale is no fault: the scaler leaves out that
+    step by itself.
+
+    Args:
+        policy: "raise": :class:`NonFiniteError`; "skip": a warning, and the run goes on with the next step.
+        limit: most steps that are skipped in a run; one more is an error.
+    """
+
+    def __init__(self, policy: str = "raise", limit: int = 10) -> None:
+        require_choice("fit", "on_nonfinite", policy, ("raise", "skip"))
+        require_not_negative("fit", max_skips=limit)
+        self.policy, self.limit = policy, limit
+        self.skipped = 0  # steps, in the whole run
+        self.skips = False  # whether the last step was one of them
+        self._batches: Any = None
+        self._first_step = self._accumulate = 1
+        self._statistics: list[tuple[Tensor, Tensor]] = []  # of batch norm, now and after the last good step
+
+    def begin(self, model: nn.Module, batches: Any, *, accumulate: int = 1, first_step: int = 1) -> None:
+        """A pass over some batches begins: so its samples are called, and so the statistics of batch norm are.
+
+        Args:
+            model: that is trained.
+            batches: a ``Loader``, a ``Meter`` of one, or anything else.
+            accumulate: batches in a step.
+            first_step: number of the step that the first batch is in.
+        """
+        self._batches, self._accumulate, self._first_step = batches, accumulate, first_step
+        norms = [part for part in model.modules() if isinstance(part, _BatchNorm)]
+        self._statistics = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers()]
+
+    def may_step(self, losses: Mapping[str, Tensor], norm: Tensor, precision: Precision) -> bool:
+        """Whether all is finite: on every process alike, if losses and norm are over all. Waits for the device."""
+        numbers = torch.stack([number.detach().float() for number in [*losses.values(), norm]])
+        *losses_are, norm_is = numbers.isfinite().tolist()
+        self.skips = not (all(losses_are) and (norm_is or precision.searches()))
+        if not self.skips:
+            for buffer, kept in self._statistics:
+                kept.copy_(buffer)
+        return not self.skips
+
+    def meet(
+        self,
+        step: int,
+        model: MultimodalModel,
+        window: Sequence[Batch],
+        losses: Mapping[str, Tensor],
+        precision: Precision,
+    ) -> None:
+        """Raise for a step that may not be made, or tell that it is skipped.
+
+        Raises:
+            NonFiniteError: the policy is "raise", or more than ``limit`` steps were skipped.
+        """
+        for buffer, kept in self._statistics:
+            buffer.copy_(kept)
+        names = names_of_samples(self._batches, (step - self._first_step) * self._accumulate, window)
+        error = explain_nonfinite(step, model, window, losses, precision, names)
+        if self.policy == "raise":
+            raise error
+        self.skipped += 1
+        if self.skipped > self.limit:
+            raise NonFiniteError(
+                f"{self.skipped} steps were not finite, more than max_skips={self.limit} allows. The last: {error}",
+                step=step,
+                tasks=error.tasks,
+                samples=error.samples,
+            )
+        precision.scaler.update()
+        warnings.warn(f"{error} The step is skipped: {self.skipped} of at most {self.limit}.", stacklevel=4)
+
+    def state_dict(self) -> dict[str, int]:
+        """How many steps were skipped."""
+        return {"skipped": self.skipped}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on counting from there."""
+        self.skipped = int(state["skipped"])
 
 
 def explain_nonfinite(
-    step: int, model: MultimodalModel, window: Sequence[Batch], losses: dict[str, Tensor], precision: Precision
-) -> str:
-    """The message of the error: the step, the tasks, and the first module whose output is not finite."""
+    step: int,
+    model: MultimodalModel,
+    window: Sequence[Batch],
+    losses: Mapping[str, Tensor],
+    precision: Precision,
+    names: Sequence[Sequence[str]] | None = None,
+) -> NonFiniteError:
+    """The error: with the step, the tasks, the first module whose output is not finite, and the samples that do it.
+
+    Args:
+        step: its number.
+        model: as it was in the step.
+        window: the batches of the step.
+        losses: of the step, by task.
+        precision: of the step.
+        names: what the samples of each batch are called.
+    """
+    names = names or names_of_samples(None, 0, window)
     tasks = [name for name, loss in losses.items() if not loss.isfinite()]
     what = f"the loss of {' and '.join(map(repr, tasks))}" if tasks else "a gradient (every loss is finite)"
-    with precision.autocast():
-        found = (first_nonfinite(model, batch.to(device_of(model))) for batch in window)
-        where = next((place for place in found if place), None)
-    if where is None and not tasks:
-        bad = next((n for n, p in model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()), None)
-        where = bad and f"the gradient of {bad}"
+    where, samples, told = _find(model, window, precision, names, gradient=not tasks)
     if where is None:
         where = "no output when run again: a loss too large to be counted, or chance, such as dropout"
-    return (
-        f"Step {step}: {what} is not finite. The first that is not finite is {where}. Expected finite numbers. "
+    return NonFiniteError(
+        f"Step {step}: {what} is not finite. The first that is not finite is {where}. {told} Expected finite numbers. "
         "Weights and optimizer are as before this step, and the last checkpoint is good. "
-        "Mend the data if an input or a label is named; else lower the learning rate, or use precision='float32'."
+        "Mend the data if an input or a label is named; else lower the learning rate, or use precision='float32'.",
+        step=step,
+        tasks=tasks,
+        samples=samples,
     )
 
 
+def _find(
+    model: MultimodalModel,
+    window: Sequence[Batch],
+    precision: Precision,
+    names: Sequence[Sequence[str]],
+    *,
+    gradient: bool,
+) -> tuple[str | None, list[str], str]:
+    """The first place that is not finite, the samples that are at fault, and a sentence on them."""
+    batches = [batch.to(device_of(model)) for batch in window]
+    given = [nonfinite_given(batch) for batch in batches]
+    if place := next((place for found in given for place in found), None):
+        samples = [named[row] for named, found in zip(names, given, strict=True) for row in found.get(place, ())]
+        return place, samples, f"It is that of {shown(samples, len(samples))}."
+    with undisturbed(model), precision.autocast():
+        found = (first_nonfinite(model, batch) for batch in batches)
+        where = next((place for place in found if place), None)
+    if where is None and gradient:
+        bad = next((n for n, p in model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()), None)
+        where = bad and f"the gradient of {bad}"
+    alone = [samples_at_fault(model, batch, precision, gradient=gradient) for batch in batches]
+    samples = [named[row] for named, rows in zip(names, alone, strict=True) for row in rows]
+    if not samples:
+        return where, [], "No sample alone makes it so."
+    if 1 < len(samples) == sum(map(len, names)):
+        return where, [], "Every sample alone makes it so."
+    return where, samples, f"Alone, only {shown(samples, len(samples))} makes it so."
+
+
 def first_nonfinite(model: MultimodalModel, batch: Batch) -> str | None:
-    """The first input, label or module whose real values are not finite, in this order; None if all are."""
-    given = {f"the input {name!r}": x.zeroed().values for name, x in batch.inputs.items()}
-    given |= {f"the label of {name!r}": x.values[x.known] for name, x in batch.targets.items()}
-    if bad := next((place for place, values in given.items() if not values.isfinite().all()), None):
-        return bad
+    """The first module whose output is not finite; None if all are."""
     found: list[str] = []
 
     def look(name: str) -> Any:
@@ -62,3 +196,21 @@ def first_nonfinite(model: MultimodalModel, batch: Batch) -> str | None:
         for handle in handles:
             handle.remove()
     return found[0] if found else None
+
+
+def names_of_samples(batches: Any, first: int, window: Sequence[Batch]) -> list[list[str]]:
+    """What the samples of some batches are called: file and line, if a ``Loader`` made them, else by their numbers.
+
+    Args:
+        batches: what they come from.
+        first: how many batches of this pass came before them.
+        window: the batches.
+    """
+    source = getattr(batches, "batches", batches)  # of a Meter
+    sizes = [len(next(iter(batch.inputs.values())).present) for batch in window]
+    if not hasattr(source, "rows_of"):
+        return [[f"sample {i} of batch {k}" for i in range(size)] for k, size in enumerate(sizes, first)]
+    place, mixed = source.dataset.place, " (or what was mixed into it)" if source.mixes else ""
+    names = [[f"{place(row)}{mixed}" for row in rows] for rows in source.rows_of(first, len(window))]
+    # A process that has no sample left in an epoch gets a blank one, which is no row.
+    return [named + ["a blank sample"] * (size - len(named)) for named, size in zip(names, sizes, strict=True)]
