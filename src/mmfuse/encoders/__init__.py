@@ -3,6 +3,7 @@
 from mmfuse.encoders.cnn import CNNEncoder
 from mmfuse.encoders.feature import FeatureEncoder
 from mmfuse.encoders.ft_transformer import FTTransformerEncoder
+from mmfuse.encoders.lora import LoRA
 from mmfuse.encoders.projection import ProjectionEncoder
 from mmfuse.encoders.series import SeriesEncoder
 from mmfuse.encoders.series_conv import TemporalConvEncoder
@@ -23,6 +24,7 @@ ENCODERS = {
     "CNNEncoder": CNNEncoder,
     "FTTransformerEncoder": FTTransformerEncoder,
     "FeatureEncoder": FeatureEncoder,
+    "LoRA": LoRA,
     "PatchSeriesEncoder": PatchSeriesEncoder,
     "ProjectionEncoder": ProjectionEncoder,
     "SeriesEncoder": SeriesEncoder,
@@ -45,6 +47,7 @@ __all__ = [
     "CNNEncoder",
     "FTTransformerEncoder",
     "FeatureEncoder",
+    "LoRA",
     "PatchSeriesEncoder",
     "ProjectionEncoder",
     "SeriesEncoder",
