@@ -44,8 +44,12 @@ def samples_at_fault(model: MultimodalModel, batch: Batch, precision: Precision,
     with undisturbed(model), torch.set_grad_enabled(gradient and alone):
         for part in model.modules():
             part.training = part.training and not isinstance(part, _BatchNorm)
-        singles = (pytree.tree_map_only(Tensor, lambda x, i=i: x[i : i + 1], batch) for i in range(size))
+        singles = (_only(batch, i) for i in range(size))
         return [i for i, one in enumerate(singles) if not _is_finite(model, one, precision, losses_too=alone)]
+
+
+def _only(batch: Batch, sample: int) -> Batch:
+    return pytree.tree_map_only(Tensor, lambda x: x[sample : sample + 1], batch)
 
 
 @contextmanager

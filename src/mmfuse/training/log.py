@@ -38,15 +38,7 @@ class JsonLines:
         if not self.path.exists():
             return
         kept = [line for line, values in _lines(self.path) if values["step"] <= step]
-        new = self.path.with_name(f".{self.path.name}.new-{os.getpid()}")
-        try:
-            with new.open("w", encoding="utf-8") as file:
-                file.writelines(f"{line}\n" for line in kept)
-                file.flush()
-                os.fsync(file.fileno())
-            new.replace(self.path)
-        finally:
-            new.unlink(missing_ok=True)
+        replace_text(self.path, "".join(f"{line}\n" for line in kept))
 
 
 class Logs:
@@ -83,6 +75,19 @@ class Logs:
         for log in self.logs:
             if hasattr(log, name):
                 getattr(log, name)(*args)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a file so that a reader sees the old text or the new, and no part of one."""
+    new = path.with_name(f".{path.name}.new-{os.getpid()}")
+    try:
+        with new.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)
 
 
 def read_lines(path: str | Path) -> list[dict[str, Any]]:

@@ -51,7 +51,7 @@ class WeightsAndBiases:
         config: settings that wandb shows beside them.
     """
 
-    def __init__(  # noqa: PLR0913  a name for each thing that wandb.init is told
+    def __init__(
         self,
         project: str,
         *,
@@ -63,13 +63,14 @@ class WeightsAndBiases:
     ) -> None:
         require_choice("WeightsAndBiases", "mode", mode, ("offline", "online"))
         self._wandb = _wandb()
+        self.folder = Path(folder)
         self._settings = {"project": project, "dir": str(folder), "mode": mode, "name": name, "id": id}
         self._config = None if config is None else dict(config)
         self._run: Any = None
 
     def __call__(self, step: int, values: Mapping[str, float]) -> None:
         if self._run is None:
-            Path(self._settings["dir"]).mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
             resume = None if self._settings["id"] is None else "allow"
             self._run = self._wandb.init(**self._settings, config=self._config, resume=resume)
         self._run.log(dict(values), step=step)

@@ -1,0 +1,108 @@
+"""A picture of a run: History -> losses, metrics and the learning rate over the epochs."""
+
+import math
+from itertools import cycle
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mmfuse.training.history import History
+
+COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#aa3377", "#66ccee", "#bb5500", "#222222")
+PIXELS_PER_INCH = 120
+COLUMNS = 3
+WIDE_RANGE = 50.0  # largest over smallest value from which losses are drawn on a logarithmic axis
+
+
+class Panel(NamedTuple):
+    """One panel: its title, and what its lines are called and stand for in the history."""
+
+    title: str
+    lines: dict[str, str]
+
+
+def plot_history(history: History, path: str | Path | None = None) -> Any:
+    """Draw each task's loss in training and validation, every metric, and the learning rate, over the epochs.
+
+    The best epoch is marked in all of them. For the run of a folder: ``plot_history(History.load(folder))``.
+
+    Args:
+        history: what ``fit`` returned.
+        path: of a picture, such as "history.png" or "history.pdf"; None: none is written.
+
+    Returns:
+        The figure of matplotlib, which a notebook shows.
+
+    Raises:
+        ValueError: the history has no epoch.
+    """
+    if not history.epochs:
+        raise ValueError(
+            "plot_history got a history without an epoch. Expected one or more. Wait for the first to end."
+        )
+    panels = panels_of(history)
+    rows, columns = -(-len(panels) // COLUMNS), min(COLUMNS, len(panels))
+    figure = _figure(4.3 * columns, 3.3 * rows)
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis, panel in zip(axes, panels, strict=False):
+        _draw(axis, history, panel)
+    for axis in axes[len(panels) :]:
+        axis.set_visible(False)
+    if path is not None:
+        figure.savefig(path)
+    return figure
+
+
+def panels_of(history: History) -> list[Panel]:
+    """What is drawn: the sum of the losses if there are several, each task's loss, each metric, the learning rate."""
+    losses = [name for name in history.names if name.endswith("/loss")]
+    tasks = list(dict.fromkeys(name.split("/", 1)[1].removesuffix("/loss") for name in losses if name.count("/") > 1))
+    shown = [("all losses", "loss")] if len(tasks) != 1 else []
+    shown += [(f"loss of {task}", f"{task}/loss") for task in tasks]
+    panels = [
+        Panel(title, {kind: f"{kind}/{name}" for kind in ("train", "validation") if f"{kind}/{name}" in history.names})
+        for title, name in shown
+    ]
+    metrics: dict[str, dict[str, str]] = {}
+    for name in history.names:
+        if name.startswith("validation/") and name not in losses:
+            task, _, metric = name.removeprefix("validation/").rpartition("/")
+            metrics.setdefault(metric, {})[task] = name
+    panels += [Panel(metric.replace("_", " "), lines) for metric, lines in metrics.items()]
+    if "learning_rate" in history.names:
+        panels.append(Panel("learning rate", {"": "learning_rate"}))
+    return [panel for panel in panels if panel.lines]
+
+
+def _draw(axis: Any, history: History, panel: Panel) -> None:
+    epochs = history["epoch"]
+    colours = {"train": "#999999", "validation": COLOURS[0], "": "#222222"}
+    others = cycle(COLOURS)
+    for label, name in panel.lines.items():
+        values = history[name]
+        colour = colours.get(label) or next(others)
+        axis.plot(epochs, values, "-", marker="." if len(epochs) <= 40 else None, color=colour, label=label, lw=1.4)
+        if history.best_epoch in epochs and not name.startswith("train") and label:
+            best = values[epochs.index(history.best_epoch)]
+            axis.plot([history.best_epoch], [best], "o", color=colour, ms=6)
+    if history.best_epoch is not None:
+        axis.axvline(history.best_epoch, color="#555555", ls=":", lw=1, label=f"best epoch, {history.best_epoch}")
+    values = [value for name in panel.lines.values() for value in history[name] if math.isfinite(value)]
+    if "loss" in panel.title and values and min(values) > 0 and max(values) / min(values) > WIDE_RANGE:
+        axis.set_yscale("log")
+    axis.set_title(panel.title, fontsize=10)
+    axis.set_xlabel("epoch", fontsize=9)
+    axis.tick_params(labelsize=8)
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.grid(alpha=0.3)
+    axis.spines[["top", "right"]].set_visible(False)
+    if len(panel.lines) > 1 or list(panel.lines) != [""]:
+        axis.legend(fontsize=8, frameon=False)
+
+
+def _figure(width_inch: float, height_inch: float) -> Any:
+    """A figure of its own, not one of pyplot's: nothing has to be closed, and no setting is changed."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("matplotlib is missing. Expected it to draw. Run pip install 'mmfuse[plots]'.") from error
+    return Figure(figsize=(width_inch, height_inch), dpi=PIXELS_PER_INCH, layout="constrained")
