@@ -1,9 +1,10 @@
 """What a run shows of an epoch while it goes on, and keeps of it."""
 
+import math
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from typing import Any
 
 import torch
@@ -32,14 +33,18 @@ class Meter:
         self._processes = world()
         self.batches = batches
         self.epoch, self.since = Means(), Means()  # over the epoch; since the last reading
-        self.samples = 0  # of this process
+        self.samples = self.given = 0  # samples and batches of this process
         self.waited = 0.0  # seconds in which there was nothing to do because no batch was there
         self.began = time.perf_counter()
         self._last = (self.began, 0, 0.0)  # time, samples, waited at the last reading
+        dataset = getattr(batches, "dataset", None)
+        self._counts_samples = isinstance(dataset, Sized)  # else the bar counts batches
         self.bar = tqdm(
-            total=_samples_in(batches),
+            total=len(dataset)
+            if isinstance(dataset, Sized)
+            else getattr(batches, "__len__", lambda: None)(),  # of what forwards it, too
             desc=title,
-            unit=" samples",
+            unit=" samples" if self._counts_samples else " batches",
             disable=not (show and is_main()),
             leave=False,
             mininterval=0.5,  # seconds; to draw is to read a loss, for which a GPU must have come to it
@@ -50,6 +55,7 @@ class Meter:
         for batch in batches:
             self.waited += time.perf_counter() - asked
             self.samples += len(next(iter(batch.inputs.values())).present)
+            self.given += 1
             yield batch
             asked = time.perf_counter()
 
@@ -63,7 +69,7 @@ class Meter:
         self.since.add(losses)
         if not skipped:
             self.epoch.add(losses)
-        if self.bar.update(self.samples * self._processes - self.bar.n):
+        if self.bar.update(self._done() - self.bar.n):
             self.bar.set_postfix_str(self._postfix(losses), refresh=False)
 
     def recent(self) -> dict[str, float]:
@@ -85,18 +91,27 @@ class Meter:
 
     def state_dict(self) -> dict[str, Any]:
         """Where the epoch stands. A meter that takes it up gives the same means as one that was never stopped."""
-        times = {"samples": self.samples, "waited": self.waited, "seconds": time.perf_counter() - self.began}
-        return {"epoch": self.epoch.state_dict(), "since": self.since.state_dict(), **times}
+        return {
+            "epoch": self.epoch.state_dict(),
+            "since": self.since.state_dict(),
+            "samples": self.samples * self._processes,
+            "given": self.given,
+            "waited": self.waited,
+            "seconds": time.perf_counter() - self.began,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from there, with the batches that come after."""
         self.epoch.load_state_dict(state["epoch"])
         self.since.load_state_dict(state["since"])
         now = time.perf_counter()
-        # Another number of processes may go on: of the samples of all, each counts its part.
-        self.samples, self.waited, self.began = int(state["samples"]), state["waited"], now - state["seconds"]
+        self.samples = int(state["samples"]) // self._processes  # other ones may have been at it before
+        self.given, self.waited, self.began = int(state["given"]), state["waited"], now - state["seconds"]
         self._last = (now, self.samples, self.waited)
-        self.bar.initial = self.bar.n = self.samples * self._processes
+        self.bar.initial = self.bar.n = self._done()
+
+    def _done(self) -> int:
+        return self.samples * self._processes if self._counts_samples else self.given
 
     def _postfix(self, losses: Mapping[str, Tensor]) -> str:
         numbers = {name: float(loss) for name, loss in losses.items()}
@@ -129,12 +144,14 @@ class Means:
 
     def state_dict(self) -> dict[str, Any]:
         """The sums, and how many steps are in each."""
-        return {"sums": dict(self.sums), "steps": dict(self.steps)}
+        sums = torch.stack(list(self.sums.values())) if self.sums else torch.zeros(0)
+        return {"names": list(self.sums), "steps": list(self.steps.values()), "sums": sums}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from there."""
-        self.sums = dict(state.get("sums", {}))
-        self.steps = {name: int(count) for name, count in state.get("steps", {}).items()}
+        names = list(state["names"])
+        self.sums = dict(zip(names, state["sums"].unbind(), strict=True))
+        self.steps = dict(zip(names, map(int, state["steps"]), strict=True))
 
 
 def memory_mb() -> float:
@@ -144,10 +161,13 @@ def memory_mb() -> float:
     try:
         with open("/proc/self/statm") as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
-    except OSError:  # not Linux: the most that it had
+    except OSError:
+        pass
+    try:  # not Linux: the most that it had
         import resource
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
+    except ImportError:  # Windows
+        return math.nan
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
 
 
 def _named(kind: str, losses: Mapping[str, float]) -> dict[str, float]:
@@ -158,13 +178,3 @@ def _named(kind: str, losses: Mapping[str, float]) -> dict[str, float]:
 def _speed(samples: float, waited: float, seconds: float) -> dict[str, float]:
     seconds = max(seconds, 1e-9)
     return {"samples_per_second": samples / seconds, "wait_share": waited / seconds, "memory_mb": memory_mb()}
-
-
-def _samples_in(batches: Any) -> int | None:
-    """How many samples an epoch has, over all processes, if that is known beforehand."""
-    dataset = getattr(batches, "dataset", None)
-    if isinstance(dataset, Sized):
-        return len(dataset)
-    if isinstance(batches, Sequence):
-        return sum(len(next(iter(batch.inputs.values())).present) for batch in batches) * world()
-    return None
