@@ -1,7 +1,7 @@
 """The processes of one run: how they meet, what they tell each other, and how they end together."""
 
 from mmfuse.distributed.connect import connect, disconnect, is_main, rank, world
-from mmfuse.distributed.talk import agree, gather_rows, gather_texts, share_buffers
+from mmfuse.distributed.talk import agree, gather_rows, gather_texts, saved_buffers, share_buffers
 from mmfuse.distributed.together import together
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "gather_texts",
     "is_main",
     "rank",
+    "saved_buffers",
     "share_buffers",
     "together",
     "world",

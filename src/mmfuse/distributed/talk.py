@@ -1,6 +1,6 @@
 """What the processes of a run tell each other: numbers, rows and texts, over the CPU."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 import torch.distributed as dist
@@ -45,14 +45,22 @@ def gather_texts(text: str) -> list[str]:
     return [bytes(part.tolist()).decode() for part in gather_rows(sent)]
 
 
-def share_buffers(module: nn.Module) -> None:
-    """Give all processes the buffers of rank 0 that are in a state dict, such as the statistics of BatchNorm.
+def saved_buffers(module: nn.Module) -> list[str]:
+    """The names of the buffers that are in the state dict of a module: what is in none is a constant."""
+    saved = module.state_dict()
+    return [name for name, _ in module.named_buffers() if name in saved]
 
-    What is in no state dict is a constant, which all have already.
+
+def share_buffers(module: nn.Module, names: Collection[str] | None = None) -> None:
+    """Give all processes the buffers of rank 0, such as the statistics of BatchNorm.
+
+    Args:
+        module: the same on every process.
+        names: which of them; :func:`saved_buffers` if None.
     """
     if world() == 1:
         return
-    saved = module.state_dict(keep_vars=True)
+    names = saved_buffers(module) if names is None else names
     for name, buffer in module.named_buffers():
-        if name in saved:
+        if name in names:
             dist.broadcast(buffer.detach(), src=0)

@@ -1,13 +1,22 @@
 """One step on several processes: the objective as DDP or FSDP2 runs it, its gradients and their norm."""
 
-from collections.abc import Iterable
-from contextlib import AbstractContextManager
+import zlib
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
+import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.utils import _pytree as pytree
 
+from mmfuse._checks import require_choice
 from mmfuse.contracts import Batch
-from mmfuse.distributed import agree, connect, is_main, rank, together, world
+from mmfuse.data.loading.loader import Loader
+from mmfuse.distributed import gather_rows, gather_texts, saved_buffers, world
 from mmfuse.training.precision import Precision
+from mmfuse.training.sharding import shard
 
 STRATEGIES = ("auto", "ddp", "fsdp")
 
@@ -16,54 +25,100 @@ def parallel(objective: nn.Module, strategy: str, precision: Precision) -> nn.Mo
     """The objective so that its gradients are the mean over all processes; itself where there is one.
 
     Call it when the model is on its device and before the optimizer is made: FSDP2 puts shards in the place of the
-    parameters. All processes take the weights of rank 0. Frozen parameters do not travel under DDP.
+    parameters. All processes take the weights of rank 0. Under DDP frozen parameters do not travel; when others are
+    frozen than at the call, call it again.
 
     Args:
         objective: an ``Objective``: its model and its weighting.
         strategy: "ddp": every process holds all weights. "fsdp": the processes share them, block by block of the
             encoders, for models that are too large for one. "auto": "ddp" where there are several processes.
-        precision: of the forward pass; "bf16" makes FSDP2 send the weights of the blocks as bf16.
+        precision: of the forward pass; with "bf16" FSDP2 sends the weights of the blocks in bf16.
     """
-    raise NotImplementedError
+    require_choice("parallel", "strategy", strategy, STRATEGIES)
+    if strategy == "auto" and world() == 1:
+        return objective
+    if not dist.is_initialized():
+        raise ValueError(
+            f"parallel got strategy={strategy!r} in a process on its own. Expected processes that have met. Start the "
+            "script with torchrun --nproc-per-node=2, or leave strategy='auto'."
+        )
+    if strategy == "fsdp":
+        return shard(objective, precision)
+    return nn.parallel.DistributedDataParallel(
+        objective,
+        # A task or a modality may be missing on this rank, or on all of them: then its parameters get no gradient.
+        find_unused_parameters=True,
+        gradient_as_bucket_view=True,
+        # A buffer that is in no state dict is a constant: it need not travel at every step.
+        broadcast_buffers=bool(saved_buffers(objective)),
+    )
 
 
 def synchronising(objective: nn.Module, last: bool) -> AbstractContextManager:
     """The context of a forward and backward pass: only the last piece of a step sends gradients."""
-    raise NotImplementedError
+    if isinstance(objective, nn.parallel.DistributedDataParallel):
+        return nullcontext() if last else objective.no_sync()
+    if hasattr(model := getattr(objective, "model", None), "set_requires_gradient_sync"):
+        model.set_requires_gradient_sync(last)  # type: ignore[union-attr]
+    return nullcontext()
 
 
 def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
     """The norm of all gradients together, as a plain tensor on every process, whether they are sharded or not."""
-    raise NotImplementedError
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if not (sharded := [gradient for gradient in gradients if _is_sharded(gradient)]):
+        return get_total_norm(gradients)
+    parts = [get_total_norm(sharded).full_tensor()]  # type: ignore[attr-defined]
+    if whole := [gradient for gradient in gradients if not _is_sharded(gradient)]:
+        parts.append(get_total_norm(whole))
+    return torch.linalg.vector_norm(torch.stack(parts))
 
 
-def clip_gradients(parameters: Iterable[nn.Parameter], largest: float, norm: Tensor) -> None:
+def clip_gradients(parameters: Sequence[nn.Parameter], largest: float, norm: Tensor) -> None:
     """Scale the gradients in place so that their norm, as :func:`gradient_norm` gives it, is at most ``largest``."""
-    raise NotImplementedError
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if not any(map(_is_sharded, gradients)):
+        clip_grads_with_norm_(parameters, largest, norm)
+        return
+    factor = (largest / (norm + 1e-6)).clamp(max=1.0)  # as clip_grads_with_norm_, which cannot mix the two kinds
+    for gradient in gradients:
+        (gradient.to_local() if _is_sharded(gradient) else gradient).mul_(factor)  # type: ignore[attr-defined]
 
 
 def mean_over_processes(losses: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The losses of a step, of which each process holds its part times their number, as those of all; on the device."""
-    raise NotImplementedError
+    """The losses of a step over all processes, each of which holds its part times their number; on the device."""
+    if world() == 1 or not losses:
+        return losses
+    total = torch.stack(list(losses.values()))
+    dist.all_reduce(total)
+    return dict(zip(losses, (total / world()).unbind(), strict=True))
 
 
-def require_own_batches(batches: Iterable[Batch]) -> None:
-    """Raise ValueError on every process if they would train on the same batches, or on unequal numbers of them."""
-    raise NotImplementedError
+def require_own_batches(batches: Any) -> None:
+    """Raise ValueError on every process if they would train on the same batches, or on unequal numbers of them.
+
+    A ``Loader`` is cut among the processes. Of anything else, such as a list, each process must bring its own part.
+    """
+    if world() == 1 or isinstance(batches, Loader):
+        return
+    counts = [int(count) for count in gather_rows(torch.tensor([len(batches)]))]
+    mend = "Use load_batches or load_shards, which cut the rows among the processes."
+    if len(set(counts)) > 1:
+        raise ValueError(f"The processes have {counts} batches to train on. Expected equal numbers. {mend}")
+    if iter(batches) is not batches and len(set(gather_texts(_mark(next(iter(batches)))))) == 1:
+        raise ValueError(
+            f"All {world()} processes would train on the same batches: a {type(batches).__name__} is not cut among "
+            f"them. Expected other batches on each process. {mend}"
+        )
 
 
-__all__ = [
-    "STRATEGIES",
-    "agree",
-    "clip_gradients",
-    "connect",
-    "gradient_norm",
-    "is_main",
-    "mean_over_processes",
-    "parallel",
-    "rank",
-    "require_own_batches",
-    "synchronising",
-    "together",
-    "world",
-]
+def _mark(batch: Batch) -> str:
+    """A checksum of everything in a batch."""
+    tensors = [leaf for leaf in pytree.tree_leaves(batch) if isinstance(leaf, Tensor)]
+    return str(
+        [zlib.crc32(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()) for tensor in tensors]
+    )
+
+
+def _is_sharded(tensor: Any) -> bool:
+    return hasattr(tensor, "full_tensor")  # a DTensor, whose import is slow
