@@ -35,9 +35,10 @@ def shard(objective: nn.Module, precision: Precision, unit_bytes: int = UNIT_BYT
     share_buffers(objective)
     mesh = init_device_mesh(device_of(model).type, (world(),))
     # Only the blocks are cast: at the root, labels and waveforms would be too. Autocast does it there.
-    bf16 = {"param_dtype": torch.bfloat16, "reduce_dtype": torch.float32} if precision.name == "bf16" else {}
+    bf16 = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    policy = bf16 if precision.name == "bf16" else MixedPrecisionPolicy()
     for unit in units_of(model.encoders, unit_bytes):
-        fully_shard(unit, mesh=mesh, mp_policy=MixedPrecisionPolicy(**bf16))
+        fully_shard(unit, mesh=mesh, mp_policy=policy)
     alone = {parameter for parameter in model.parameters() if not parameter.dim()}  # cannot be cut
     fully_shard(model, mesh=mesh, ignored_params=alone)
     for parameter in [*alone, *objective.weigh.parameters()]:  # type: ignore[union-attr]
