@@ -174,19 +174,21 @@ def test_partners_have_the_same_modalities_and_labels_and_nobody_is_his_own_unle
 def test_a_batch_is_mixed_by_its_key_alone():
     mix = Mixup(0.4)
     runs = [
-        mix(random_batch(), TASKS, LIMITS, key).inputs["vector"].values for key in ((0, 1, 2), (0, 1, 2), (0, 1, 3))
+        mix(random_batch(), TASKS, LIMITS, key, rows).inputs["vector"].values
+        for key, rows in (((0, 1), range(6)), ((0, 1), list(range(6))), ((0, 2), range(6)), ((0, 1), range(1, 7)))
     ]
 
     assert torch.equal(runs[0], runs[1])
     assert not torch.equal(runs[0], runs[2])
+    assert not torch.equal(runs[0], runs[3])
 
 
 def test_one_share_for_the_batch():
     batch = Batch({"x": Input(torch.arange(4.0)[:, None], torch.ones(4, dtype=torch.bool))})
 
-    values = Mixup(1.0, each_row=False)(batch, {}, {}, (5,)).inputs["x"].values[:, 0]
+    values = Mixup(1.0, each_row=False)(batch, {}, {}, (5,), range(4)).inputs["x"].values[:, 0]
 
-    partner = draw_partners(batch, random.Random(repr(("mixup", 5))))
+    partner = draw_partners(batch, random.Random(repr(("mixup", 5, [0, 1, 2, 3]))))
     shares = (values - partner) / (torch.arange(4.0) - partner)
     torch.testing.assert_close(shares, shares[:1].expand(4), rtol=0, atol=1e-5)
     assert 0 < shares[0] < 1
@@ -202,9 +204,9 @@ def test_a_loader_mixes_alike_in_any_number_of_workers(workers):
     )
 
     for _ in range(2):
-        for number, (given, found) in enumerate(zip(plain, mixing, strict=True)):
-            key = (2, mixing.epoch - 1, number)
-            expected = Mixup(1.0)(given, model.tasks, mixing.dataset.transforms, key)
+        for given, found in zip(plain, mixing, strict=True):
+            rows = given.inputs["x"].values[:, 0].int().tolist()
+            expected = Mixup(1.0)(given, model.tasks, mixing.dataset.transforms, (2, mixing.epoch - 1), rows)
             torch.testing.assert_close(found.inputs["x"].values, expected.inputs["x"].values, rtol=0, atol=0)
             assert torch.equal(found.inputs["text"].values, expected.inputs["text"].values)
             assert torch.equal(found.targets["y"].values, expected.targets["y"].values)
@@ -285,4 +287,4 @@ def test_what_cannot_be_mixed_is_refused():
         Mixup(0)
     batch = Batch({"x": Input(torch.arange(3)[:, None], torch.ones(3, dtype=torch.bool))})
     with pytest.raises(ValueError, match=r"Mixup cannot mix the modality 'x': torch.int64 of shape \(3, 1\)"):
-        Mixup()(batch, {}, {}, ())
+        Mixup()(batch, {}, {}, (), range(3))

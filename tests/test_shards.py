@@ -3,8 +3,10 @@
 import io
 import itertools
 import json
+import random
 import tarfile
 from collections import Counter
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,6 +23,7 @@ from mmfuse.data import (
     verify_shards,
     write_shards,
 )
+from mmfuse.data.loading.passes import Pass
 from mmfuse.data.shards.order import Order
 from mmfuse.data.shards.tar import TarReader, split_name
 from mmfuse.evaluation import evaluate, predict
@@ -96,7 +99,19 @@ def write_numbers(folder, counts=(7, 0, 5, 11), first=0):
 
 
 def numbers_of(batches):
-    return [int(x) for batch in batches for x in batch.inputs["number"].values.tolist()]
+    """The numbers of all samples, without blank rows."""
+    inputs = [batch.inputs["number"] for batch in batches]
+    return [int(x) for given in inputs for x in given.values[given.present].tolist()]
+
+
+@pytest.fixture
+def as_rank(monkeypatch):
+    """``as_rank(rank, world)`` makes this process one of several, as far as loaders know."""
+
+    def become(rank, world):
+        monkeypatch.setattr("mmfuse.data.loading.loader.rank_and_world", lambda: (rank, world))
+
+    return become
 
 
 def assert_same_batches(found, expected):
@@ -191,20 +206,22 @@ def test_a_column_can_be_said_to_be_absent(tmp_path):
 @pytest.mark.parametrize("world", [1, 2, 3])
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("train", [False, True])
-def test_every_sample_comes_once_over_ranks_and_workers(tmp_path, world, workers, train):
+def test_every_sample_comes_once_over_ranks_and_workers(tmp_path, as_rank, world, workers, train):
     write_numbers(tmp_path / "s")
     model = make_reader(number=lambda random: Number())
-    loaders = [
-        load_shards(tmp_path / "s", model, train=train, batch_size=3, buffer=4, workers=workers, rank=rank, world=world)
-        for rank in range(world)
-    ]
+    loader = load_shards(tmp_path / "s", model, train=train, batch_size=3, buffer=4, workers=workers)
 
-    for _ in range(2 if workers == 0 else 1):  # epochs
-        found = [list(loader) for loader in loaders]
+    for epoch in range(2 if workers == 0 else 1):
+        found, rows = [], []
+        for rank in range(world):
+            as_rank(rank, world)
+            loader.epoch = epoch
+            found.append(list(loader))
+            rows.append(loader.rows())
 
         assert Counter(number for rank in found for number in numbers_of(rank)) == Counter(range(23))
-        assert [len(rank) for rank in found] == [len(loader) for loader in loaders]
-        assert not train or len({len(rank) for rank in found}) == 1
+        assert [len(rank) for rank in found] == [len(loader)] * world
+        assert [[row for row in some if row >= 0] for some in rows] == [numbers_of(rank) for rank in found]
 
 
 @pytest.mark.parametrize("shuffle", [False, True])
@@ -212,38 +229,57 @@ def test_any_order_has_each_sample_once_and_equal_steps(shuffle):
     for counts, size, buffer, world in itertools.product(
         [(1,), (5,), (3, 0, 9, 1), (64,)], [1, 2, 7], [1, 5, 99], [1, 2, 3]
     ):
-        if shuffle and sum(counts) < world:
-            continue
-        orders = [Order(counts, size, shuffle, buffer, seed=3, rank=rank, world=world) for rank in range(world)]
+        order = Order(counts, size, shuffle, buffer, seed=3)
+        passes = [Pass(2, rank, world) for rank in range(world)]
 
-        batches = [list(order.rows(epoch=2)) for order in orders]
+        batches = [list(order.rows(now)) for now in passes]
 
-        rows = [row for rank in batches for batch in rank for row in batch]
-        assert len(set(rows)) == len(rows) == sum(counts) - orders[0].left_out
-        assert [len(rank) for rank in batches] == [order.batches for order in orders]
-        assert all(0 < len(batch) <= size for rank in batches for batch in rank)
-        assert all(
-            order.run(2).row(order.run(2).position(row)) == row for order in orders for row in next(order.rows(2), [])
-        )
-        for order, rank in zip(orders, batches, strict=True):
-            assert [list(order.rows(2, first)) for first in range(len(rank))] == [rank[i:] for i in range(len(rank))]
-        if shuffle:
-            assert len({len(rank) for rank in batches}) == 1
+        assert sorted(row for rank in batches for batch in rank for row in batch) == list(range(sum(counts)))
+        assert len({order.steps(now) for now in passes}) == 1
+        assert order.steps(passes[0]) == max(map(len, batches)) <= len(batches[-1]) + 1
+        assert all(len(batch) == size for rank in batches for batch in rank[:-1])
+        for now, rank in zip(passes, batches, strict=True):
+            run = order.run(now)
+            assert all(run.row(run.position(row)) == row for batch in rank for row in batch)
+            assert all(
+                run.position(row) is None for other in batches if other is not rank for some in other for row in some
+            )
+            later = [replace(now, cuts=order.after(now, first)) for first in range(len(rank) + 1)]
+            assert [list(order.rows(then)) for then in later] == [rank[first:] for first in range(len(rank) + 1)]
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_what_is_left_of_an_epoch_can_be_cut_anew_again_and_again(shuffle):
+    chance = random.Random(0)
+    for _ in range(60):
+        counts = (1, *(chance.randrange(9) for _ in range(4)))
+        used, cuts = [], ()
+        for _ in range(4):
+            order = Order(counts, chance.randint(1, 4), shuffle, chance.choice([1, 5, 99]), seed=3)
+            world = chance.randint(1, 3)
+            passes = [Pass(2, rank, world, cuts) for rank in range(world)]
+            done = chance.randint(0, order.steps(passes[0]))
+            used += [row for now in passes for batch in list(order.rows(now))[:done] for row in batch]
+            cuts = order.after(passes[0], done)
+
+        used += [row for batch in order.rows(Pass(2, cuts=cuts)) for row in batch]
+
+        assert sorted(used) == list(range(sum(counts)))
 
 
 def test_epochs_and_seeds_differ_and_repeat():
     orders = {
-        (seed, epoch): list(Order((40, 40, 40), 8, True, 16, seed).rows(epoch))
+        (seed, epoch): list(Order((40, 40, 40), 8, True, 16, seed).rows(Pass(epoch)))
         for seed in (0, 1)
         for epoch in (0, 1, 2)
     }
 
     assert len({repr(order) for order in orders.values()}) == 6
-    assert list(Order((40, 40, 40), 8, True, 16, 1).rows(2)) == orders[1, 2]
+    assert list(Order((40, 40, 40), 8, True, 16, 1).rows(Pass(2))) == orders[1, 2]
 
 
 def test_a_buffer_as_large_as_the_data_shuffles_all_of_it():
-    places = torch.tensor([next(Order((50, 50), 1, True, 100, seed).rows(0))[0] for seed in range(400)])
+    places = torch.tensor([next(Order((50, 50), 1, True, 100, seed).rows(Pass(0)))[0] for seed in range(400)])
 
     counts = places.bincount(minlength=100)
 
@@ -265,19 +301,6 @@ def test_batches_do_not_depend_on_the_number_of_workers(tmp_path):
     assert len(noise.unique()) == 22  # no two samples have the same
 
 
-def test_training_leaves_samples_out_only_where_batches_of_one_would_not_come_out_even(tmp_path):
-    write_numbers(tmp_path / "s", counts=(5,))
-
-    with pytest.warns(UserWarning, match="1 of 5 samples are left out of each epoch, others each time"):
-        loader = load_shards(tmp_path / "s", make_reader(), train=True, batch_size=1, rank=0, world=2)
-
-    assert len(loader) == len(list(loader)) == 2
-    orders = [Order((5,), 1, True, buffer=9, seed=0, rank=rank, world=2) for rank in (0, 1)]
-    taken = [{row for order in orders for rows in order.rows(epoch) for row in rows} for epoch in range(30)]
-    assert {len(rows) for rows in taken} == {4}
-    assert set.intersection(*taken) == set()
-
-
 # Resuming
 
 
@@ -294,9 +317,9 @@ def test_a_new_loader_goes_on_after_any_batch(tmp_path, workers):
         killed = make(workers)
         list(killed)
         handed = list(itertools.islice(killed, taken))
-        state = json.loads(json.dumps(killed.state_dict()))
+        state = json.loads(json.dumps(killed.position(taken)))
         resumed = make(workers)
-        resumed.load_state_dict(state)
+        resumed.start(state)
 
         rest = list(resumed)
 
@@ -306,22 +329,24 @@ def test_a_new_loader_goes_on_after_any_batch(tmp_path, workers):
     assert_same_batches(list(make()), first)
 
 
-def test_the_state_after_a_whole_epoch_is_the_next_one(tmp_path):
+def test_after_a_whole_epoch_nothing_is_left_of_it(tmp_path):
     write_numbers(tmp_path / "s")
     loader = load_shards(tmp_path / "s", make_reader(), train=True)
+    batches = list(loader)
 
-    list(loader)
+    loader.start(loader.position(len(batches)))
 
-    state = loader.state_dict()
-    assert (state["epoch"], state["batches"]) == (1, 0)
+    assert loader.epoch == 0
+    assert list(loader) == []
+    assert loader.epoch == 1
 
 
 def test_setting_the_epoch_begins_another_one_and_keeps_a_resumed_one(tmp_path):
     write_numbers(tmp_path / "s")
     loader = load_shards(tmp_path / "s", make_reader(), train=True, batch_size=4)
-    state = {**loader.state_dict(), "epoch": 3, "batches": 2}
+    loader.epoch = 3
 
-    loader.load_state_dict(state)
+    loader.start(loader.position(2))
     loader.epoch = 3
     rest = list(loader)
     loader.epoch = 3
@@ -331,16 +356,39 @@ def test_setting_the_epoch_begins_another_one_and_keeps_a_resumed_one(tmp_path):
     assert_same_batches(rest, again[2:])
 
 
-def test_the_middle_of_other_batches_is_refused(tmp_path):
+def test_the_middle_of_other_samples_is_refused(tmp_path):
     write_numbers(tmp_path / "s")
-    state = load_shards(tmp_path / "s", make_reader(), train=True, batch_size=4).state_dict()
-    other = load_shards(tmp_path / "s", make_reader(), train=True, batch_size=3)
+    loader = load_shards(tmp_path / "s", make_reader(), train=True, batch_size=4)
+    other = load_shards(tmp_path / "s", make_reader(), train=True, batch_size=4, seed=7)
 
-    with pytest.raises(ValueError, match="cannot go on in the middle of epoch 0: it got batch_size=3 for 4"):
-        other.load_state_dict({**state, "batches": 1})
+    with pytest.raises(
+        ValueError, match="The loader of 4 shards in s cannot go on in the middle of epoch 0: it got seed=7 for 0. Exp"
+    ):
+        other.start(loader.position(1))
 
-    other.load_state_dict({**state, "epoch": 1})
+    loader.epoch = 1
+    other.start(loader.position(0))
     assert other.epoch == 1
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_is_left_is_read_by_another_number_of_ranks(tmp_path, as_rank, workers):
+    write_numbers(tmp_path / "s", counts=(13, 4, 9))
+    model = make_reader(number=lambda random: Number())
+    loader = load_shards(tmp_path / "s", model, train=True, batch_size=2, buffer=5, workers=workers)
+    used = []
+    for rank in range(3):
+        as_rank(rank, 3)
+        loader.epoch = 0
+        used += itertools.islice(loader, 2)
+
+    position = loader.position(2)
+    for rank in range(2):
+        as_rank(rank, 2)
+        loader.start(position)
+        used += loader
+
+    assert Counter(numbers_of(used)) == Counter(range(26))
 
 
 def test_going_on_reads_no_sample_that_was_handed_out(tmp_path, monkeypatch):
@@ -351,7 +399,7 @@ def test_going_on_reads_no_sample_that_was_handed_out(tmp_path, monkeypatch):
         TarReader, "read", lambda self, header, most: read.append(header.name) or original(self, header, most)
     )
     loader = load_shards(tmp_path / "s", make_reader(), train=True, batch_size=4, buffer=8)
-    loader.load_state_dict({**loader.state_dict(), "batches": 12})
+    loader.start(loader.position(12))
     read.clear()
 
     batches = list(loader)
@@ -663,32 +711,20 @@ def test_a_shard_that_changes_after_it_was_counted_is_an_error(tmp_path):
         list(loader)
 
 
-def test_ranks_are_checked(tmp_path, monkeypatch):
-    write_numbers(tmp_path / "s", counts=(3,))
-
-    with pytest.raises(ValueError, match="got rank=2 of world=2. Expected a rank from 0 to 1"):
-        load_shards(tmp_path / "s", make_reader(), rank=2, world=2)
-    with pytest.raises(ValueError, match="got rank=1 and world=None. Expected both or neither"):
-        load_shards(tmp_path / "s", make_reader(), rank=1)
-    with pytest.raises(DataError, match="There are 3 samples for 4 ranks"):
-        load_shards(tmp_path / "s", make_reader(), train=True, rank=0, world=4)
-
-
 @pytest.mark.plain
 def test_what_names_no_shards_is_refused():
     with pytest.raises(TypeError, match="load_shards got a int. Expected shards: a folder"):
         load_shards(3, make_reader())
 
 
-def test_the_rank_is_that_of_the_environment_or_of_the_running_processes(tmp_path, monkeypatch):
+def test_the_rank_is_that_of_the_environment_of_torchrun(tmp_path, monkeypatch):
     write_numbers(tmp_path / "s", counts=(3,))
+    loader = load_shards(tmp_path / "s", make_reader())
 
-    monkeypatch.setenv("RANK", "1")
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert numbers_of(load_shards(tmp_path / "s", make_reader())) == [1, 2]
-    for name, value in {"is_initialized": True, "get_rank": 0, "get_world_size": 2}.items():
-        monkeypatch.setattr(torch.distributed, name, lambda value=value: value)
-    assert numbers_of(load_shards(tmp_path / "s", make_reader())) == [0]
+    for name, value in {"RANK": 1, "WORLD_SIZE": 2, "MASTER_ADDR": "localhost", "MASTER_PORT": 1}.items():
+        monkeypatch.setenv(name, str(value))
+
+    assert numbers_of(loader) == [1, 2]
 
 
 # Writing
@@ -779,20 +815,15 @@ def test_files_that_are_there_are_not_overwritten(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:1 rows could not be read")
-def test_answers_have_the_keys_of_their_samples_on_every_rank(tmp_path):
+def test_answers_have_the_keys_of_their_samples(tmp_path):
     table = read_table(write_rows(tmp_path))
     (tmp_path / "9.wav").write_bytes(b"no sound")
     write_shards(table, tmp_path / "shards", files=["image", "audio"], per_shard=5)
     model = make_model().eval()
 
-    alone, *ranks = (
-        predict(model, load_shards(tmp_path / "shards", model, batch_size=2, on_error="skip", rank=rank, world=world))
-        for rank, world in ((0, 1), (0, 2), (1, 2))
-    )
+    alone = predict(model, load_shards(tmp_path / "shards", model, batch_size=2, on_error="skip"))
 
     assert [row["key"] for row in alone] == [f"{i:09d}" for i in range(12)]
     assert [row["key"] for row in alone if row["kind_predicted"] is None] == ["000000009"]
     assert {row["shard"] for row in alone} == {path.name for path in (tmp_path / "shards").glob("*.tar")}
     assert [row.get("text") for row in alone] == table.column("text")
-    assert [row["key"] for row in ranks[0] + ranks[1]] == [row["key"] for row in alone]
-    assert [row["kind_predicted"] for row in ranks[0] + ranks[1]] == [row["kind_predicted"] for row in alone]

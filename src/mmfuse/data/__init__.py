@@ -9,12 +9,13 @@ from mmfuse.data.errors import DataError
 from mmfuse.data.inspection import DataReport, inspect
 from mmfuse.data.loading.collate import collate
 from mmfuse.data.loading.dataset import Sample, TableDataset
-from mmfuse.data.loading.loader import Loader, load_batches
+from mmfuse.data.loading.load import load_batches
+from mmfuse.data.loading.loader import Loader
 from mmfuse.data.loading.mixup import Mixup
 from mmfuse.data.loading.report import ReadReport
 from mmfuse.data.loading.samples import SampleDataset
 from mmfuse.data.series_statistics import series_statistics
-from mmfuse.data.shards import ShardLoader, index_shards, load_shards, verify_shards, write_shards
+from mmfuse.data.shards import index_shards, load_shards, verify_shards, write_shards
 from mmfuse.data.synthetic import Synthetic, make_synthetic
 from mmfuse.data.tables.sources import read_table
 from mmfuse.data.tables.table import Table
@@ -28,7 +29,6 @@ __all__ = [
     "ReadReport",
     "Sample",
     "SampleDataset",
-    "ShardLoader",
     "Synthetic",
     "Table",
     "TableDataset",

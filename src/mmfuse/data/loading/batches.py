@@ -13,8 +13,9 @@ from mmfuse._checks import require_choice
 from mmfuse.contracts import Batch, Input, Target
 from mmfuse.data.errors import DataError
 from mmfuse.data.loading.chosen import require_transforms
-from mmfuse.data.loading.collate import Sample, make_input, make_whole_input
+from mmfuse.data.loading.collate import Sample, collate, make_input, make_whole_input
 from mmfuse.data.loading.finite import nonfinite_rows
+from mmfuse.data.loading.passes import Pass
 from mmfuse.data.loading.reading import Fail, Values
 from mmfuse.data.loading.report import Problem, Read, ReadReport
 from mmfuse.data.transforms import Transform
@@ -67,6 +68,7 @@ class BatchDataset(Dataset):
         require_transforms(transforms)
         self.transforms = dict(transforms)
         self.tasks: Any = tasks
+        self._blanks: dict[str, Tensor] = {name: task.blank() for name, task in tasks.items()}  # type: ignore[operator]
         self.on_error = on_error
         self.mark: Any = [0]  # the row that is being read; a worker puts shared memory here
         self._check_finite = check_finite
@@ -109,6 +111,13 @@ class BatchDataset(Dataset):
             raise ValueError(f"{type(self).__name__} got rows of the epochs {sorted(epochs)}. Expected rows of one.")
         rows = torch.tensor([key[1] if isinstance(key, tuple) else key for key in keys])
         return self.accept(self.read(rows, epochs.pop()))
+
+    def begin(self, now: Pass) -> None:
+        """What is read from now on are batches of this pass, in their order."""
+
+    def blank(self) -> Batch:
+        """A batch of one row that has no modality and no known label, and counts for nothing."""
+        return collate([Sample({}, {})], self.transforms, self._blanks)
 
     def read(self, rows: Tensor, epoch: int) -> Read:
         """A batch of some rows, and what went wrong.

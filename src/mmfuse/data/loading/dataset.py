@@ -55,7 +55,6 @@ class TableDataset(BatchDataset):
         self.table = table
         self.readers = {n: reader_of(table, n, t, cache=cache, seed=seed) for n, t in self.transforms.items()}
         self.targets = {name: encode_labels(table, name, task) for name, task in tasks.items() if name in table.columns}
-        self._blanks = {name: task.blank() for name, task in tasks.items()}  # type: ignore[operator]
 
     def __len__(self) -> int:
         return len(self.table)

@@ -1,80 +1,20 @@
-"""Batches of a table, in an order that is a function of the seed and the epoch."""
+"""Batches of a dataset, cut among the ranks, in an order that is a function of the seed and the epoch."""
 
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from mmfuse._checks import require_not_negative, require_positive, require_whole
+from mmfuse._checks import require_not_negative, require_whole
 from mmfuse.contracts import Batch
 from mmfuse.data.errors import DataError
 from mmfuse.data.loading.batches import BatchDataset
-from mmfuse.data.loading.chosen import transforms_of
-from mmfuse.data.loading.dataset import TableDataset
-from mmfuse.data.loading.mixup import Mixup, require_training
-from mmfuse.data.loading.order import Order, OrderOfLists
-from mmfuse.data.loading.remote import Failure, RemoteTraceback, failure_of
+from mmfuse.data.loading.mixup import Mixup
+from mmfuse.data.loading.passes import BatchOrder, Pass, require_same_order
+from mmfuse.data.loading.ranks import rank_and_world
 from mmfuse.data.loading.report import Read
-from mmfuse.data.loading.samples import SampleDataset
-from mmfuse.data.loading.trainable import require_trainable
-from mmfuse.data.loading.worker import Flight
-from mmfuse.data.tables.table import Table
-from mmfuse.data.transforms import Transform
-
-
-def load_batches(  # noqa: PLR0913  flat keywords, as of torch's DataLoader
-    table: Table | Dataset,
-    model: Any,
-    *,
-    train: bool = False,
-    batch_size: int = 32,
-    workers: int = 0,
-    seed: int = 0,
-    on_error: str = "raise",
-    max_errors: float | None = None,
-    check_finite: bool = True,
-    cache: bool = False,
-    transforms: Mapping[str, Transform] | None = None,
-    mix: Mixup | None = None,
-    timeout: float = 300.0,
-) -> "Loader":
-    """Batches of a table for a model: its encoders say how to read, its tasks what the labels mean.
-
-    Args:
-        table: from :func:`read_table`: a modality or label is read from the column of its name. Or any torch
-            ``Dataset`` of :class:`Sample`, with tensors as the encoders take them.
-        model: a ``MultimodalModel`` (or anything with ``encoders`` and ``tasks``).
-        train: shuffle in every epoch, augment where the transforms do, and ask for labels and modalities to learn from.
-        batch_size: samples in a batch; the last one may be smaller.
-        workers: processes that read beside the main one.
-        seed: of order, augmentation and mixing.
-        on_error: what a cell that cannot be read does: ``"raise"``; ``"absent"`` makes its modality absent; ``"skip"``
-            makes the row count for nothing, so that every epoch keeps its number of batches. Both are counted.
-        max_errors: largest share of rows with such a cell, at least one row; None: 1 % with ``"skip"``,
-            half of them with ``"absent"``. 1.0 is no limit.
-        check_finite: a NaN or an infinity in an input cannot be read either.
-        cache: keep what was read in memory, for tables whose rows share files.
-        transforms: instead of the encoders' own, for some modalities.
-        mix: mixes the samples of each batch; only to train.
-        timeout: longest time to wait for a batch of the workers, in seconds; 0: for ever.
-    """
-    chosen = transforms_of("load_batches", model, transforms, train=train)
-    errors: Any = {"on_error": on_error, "max_errors": max_errors, "check_finite": check_finite, "seed": seed}
-    dataset: BatchDataset
-    if isinstance(table, Table):
-        if train:
-            for name in model.tasks:
-                table.require_column(name)
-        dataset = TableDataset(table, chosen, model.tasks, cache=cache, **errors)
-    else:
-        dataset = SampleDataset(table, chosen, model.tasks, **errors)
-    require_training("load_batches", mix, train=train)
-    loader = Loader(dataset, batch_size=batch_size, shuffle=train, workers=workers, seed=seed, mix=mix, timeout=timeout)
-    if train and isinstance(dataset, TableDataset):
-        require_trainable(dataset)
-    return loader
+from mmfuse.data.loading.workers import Workers
 
 
 class Loader:
@@ -83,46 +23,56 @@ class Loader:
     ``epoch`` is the epoch of the next pass; set it to go on from there. ``dataset.report`` says what could not be
     read. A worker that dies, or gives nothing for ``timeout`` seconds, ends the pass with a ``DataError`` that names
     the rows it was reading.
+
+    Several processes share each epoch (``torchrun``, or ``torch.distributed``): who takes part is looked up when a
+    pass begins. Every sample comes once over all of them, and all have as many batches, ``len(loader)``. Where there
+    is no sample left for one, it gets a blank row, without any modality and any label, which counts for nothing.
+
+    ``position(batches)`` says where a pass stands, and ``start(position)`` goes on there, in another process too.
     """
 
     def __init__(
         self,
         dataset: BatchDataset,
+        order: BatchOrder,
         *,
-        batch_size: int = 32,
-        shuffle: bool = False,
         workers: int = 0,
-        seed: int = 0,
         mix: Mixup | None = None,
         timeout: float = 300.0,
     ) -> None:
-        require_whole("Loader", batch_size=batch_size, workers=workers)
-        require_positive("Loader", batch_size=batch_size)
+        require_whole("Loader", workers=workers)
         require_not_negative("Loader", workers=workers, timeout=timeout)
         if not len(dataset):
             raise DataError(f"{dataset.name} has no rows. Expected at least one. Is it the right file, or split?")
         if mix is not None:
             mix.require_tasks(dataset.tasks)
         self.dataset = dataset
-        self.shuffled = shuffle
-        self.epoch = 0
+        self.shuffled = order.shuffle
+        self._order = order
         self._mix = mix
-        self._seed = seed
-        self._order = Order(len(dataset), batch_size, shuffle=shuffle, seed=seed)
-        self._workers = workers
-        self._timeout = timeout
         self._pin = torch.cuda.is_available()
-        self._flight: Flight | None = None
-        self._pass = object()  # the one for which the workers read
+        self._workers = Workers(dataset, order, workers, timeout=timeout, pin=self._pin) if workers else None
+        self._next = Pass(0)  # its rank and world are looked up when it begins
+        self._now: Pass | None = None  # the last one that was begun
 
     def __len__(self) -> int:
-        return len(self._order)
+        """Batches of a whole epoch, on each rank."""
+        return self._order.steps(Pass(self.epoch, *rank_and_world()))
 
     def __iter__(self) -> Iterator[Batch]:
-        epoch = self.epoch
-        self.epoch += 1
-        for _, batch in self._batches(epoch):
-            yield batch
+        now = self._upcoming()
+        self._now, self._next = now, Pass(now.epoch + 1)
+        return self._batches(now)
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the next pass. Setting another one begins it from its first batch."""
+        return self._next.epoch
+
+    @epoch.setter
+    def epoch(self, epoch: int) -> None:
+        if epoch != self._next.epoch:
+            self._next, self._now = Pass(epoch), None
 
     @property
     def mixes(self) -> bool:
@@ -130,69 +80,68 @@ class Loader:
         return self._mix is not None
 
     def rows(self) -> list[int]:
-        """The numbers of the rows of the last pass that was begun, in their order."""
-        return [row for _, rows in self._order for row in rows.tolist()]
+        """Number of the row of each sample, in the order in which the last pass that was begun hands them out here.
 
-    def _batches(self, epoch: int, first: int = 0) -> Iterator[tuple[int, Batch]]:
-        """The batches of an epoch, each with its number; the order begins with the one of number ``first``."""
-        for number, read in enumerate(self._reads(epoch), first):
-            batch = self.dataset.accept(read)
-            if self._mix is not None:
-                batch = self._mix(batch, self.dataset.tasks, self.dataset.transforms, (self._seed, epoch, number))
-            yield number, batch
+        A blank row is -1. Over all ranks, every other number comes once; to put answers back into the order of the
+        table, gather them with these numbers, leave out -1 and sort.
+        """
+        now = self._now or self._upcoming()
+        rows = [list(map(int, some)) for some in self._order.rows(now)]
+        return [row for some in rows for row in some] + [-1] * (self._order.steps(now) - len(rows))
+
+    def position(self, batches: int) -> dict[str, Any]:
+        """Where the last pass that was begun stands after so many of its batches were used; before any, the next pass.
+
+        Plain JSON, the same on every rank. Batches that were read ahead do not count: the caller says how many it
+        used, from the beginning of the pass, also of one that itself went on from a position.
+        """
+        now = self._now or self._upcoming()
+        cuts = self._order.after(now, batches)
+        return {"epoch": now.epoch, "cuts": [dict(cut) for cut in cuts], "order": self._order.identity}
+
+    def start(self, position: Mapping[str, Any]) -> None:
+        """Let the next pass hand out what is left of an epoch: the same batches, with any number of workers.
+
+        With another ``batch_size``, or on another number of ranks, the samples that are left are cut anew, so that
+        each still comes once. If none is left, the pass has no batch.
+
+        Raises:
+            ValueError: the position is one of other rows, or of another seed or order.
+        """
+        require_same_order(position, self._order, self.dataset.name)
+        self._next = Pass(int(position["epoch"]), cuts=tuple(position["cuts"]))
+        self._now = None
+
+    def _upcoming(self) -> Pass:
+        rank, world = rank_and_world()
+        return Pass(self._next.epoch, rank, world, self._next.cuts)
+
+    def _batches(self, now: Pass) -> Iterator[Batch]:
+        number = 0
+        for read in self._reads(now):
+            yield self._accept(read, now)
+            number += 1
+        for _ in range(number, self._order.steps(now)):
+            yield self.dataset.blank()
         if self.shuffled:
             self.dataset.report.require_any_modality()
 
-    def _reads(self, epoch: int) -> Iterator[Read]:
-        self._order.epoch = epoch
-        if self._workers:
-            yield from self._reads_of_workers()
+    def _accept(self, read: Read, now: Pass) -> Batch:
+        batch = self.dataset.accept(read)
+        if self._mix is None:
+            return batch
+        key = (self._order.seed, now.epoch)
+        return self._mix(batch, self.dataset.tasks, self.dataset.transforms, key, read.rows)
+
+    def _reads(self, now: Pass) -> Iterator[Read]:
+        if self._workers is not None:
+            yield from self._workers.reads(now)
             return
         # A DataLoader would add a third to the time of a batch of features that are in memory.
-        for epoch, rows in self._order:
-            read = self.dataset.read(rows, epoch)
+        for rows in self._order.rows(now):
+            self.dataset.begin(now)
+            read = self.dataset.read(torch.as_tensor(rows), now.epoch)
             yield read.pin_memory() if self._pin else read
-
-    def _start_workers(self) -> None:
-        self._flight = Flight(self._workers, self._order.batch_size, self.dataset.place)
-        self._loader = DataLoader(
-            _Reader(self.dataset, self._flight),
-            batch_sampler=OrderOfLists(self._order),
-            collate_fn=_as_it_is,
-            num_workers=self._workers,
-            persistent_workers=True,
-            pin_memory=self._pin,
-            timeout=self._timeout,
-            generator=torch.Generator().manual_seed(self._seed % 2**63),  # iter() would draw from the global one
-        )
-
-    def _reads_of_workers(self) -> Iterator[Read]:
-        if self._flight is None or self._flight.broken:
-            self._start_workers()
-        flight: Any = self._flight
-        message = ""
-        try:
-            yield from self._watched(flight)
-        except RuntimeError as error:
-            if not flight.concerns(error):
-                raise
-            message = flight.explain(error, self._timeout)
-        if message:  # not in the except: the error would keep the workers alive
-            flight.stop()
-            self._start_workers()
-            raise DataError(message)
-
-    def _watched(self, flight: Flight) -> Iterator[Read]:
-        batches = iter(self._loader)  # starts the workers
-        flight.watch()
-        self._pass = this = object()
-        for read in batches:
-            yield _raised(read)
-            if self._pass is not this:  # the workers read for that one now
-                raise RuntimeError(
-                    "A pass over a Loader goes on after another has begun. Expected one pass at a time, since both "
-                    "share the workers. Use workers=0, or a Loader for each."
-                )
 
 
 def tell_dropped(batches: Any, stacklevel: int) -> None:
@@ -200,38 +149,3 @@ def tell_dropped(batches: Any, stacklevel: int) -> None:
     report = getattr(getattr(batches, "dataset", None), "report", None)
     if report is not None and (news := report.news()):
         warnings.warn(news, stacklevel=stacklevel)
-
-
-class _Reader(Dataset):
-    """Reads whole batches in a worker, and says in which row it is."""
-
-    def __init__(self, dataset: BatchDataset, flight: Flight) -> None:
-        self.dataset = dataset
-        self.flight = flight
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitems__(self, key: tuple[int, list[int]]) -> Read | Failure:
-        """A DataError is handed on as a value: raised in a worker, its message would arrive inside a traceback."""
-        epoch, rows = key
-        worker = get_worker_info().id  # type: ignore[union-attr]
-        self.dataset.mark = self.flight.begin(worker, rows)
-        try:
-            return self.dataset.read(torch.tensor(rows), epoch)
-        except DataError as error:
-            return failure_of(error)
-        finally:
-            self.flight.end(worker)
-
-
-def _raised(read: Read | Failure) -> Read:
-    """What a worker has read, or the error that it sent."""
-    if isinstance(read, Failure):
-        # Not held by a name here: an error and the frame that holds it would keep the workers alive.
-        raise DataError(read.message) from (RemoteTraceback(read.trace) if read.trace else None)
-    return read
-
-
-def _as_it_is(read: Any) -> Any:
-    return read

@@ -45,18 +45,24 @@ class Mixup:
         self.each_row = each_row
 
     def __call__(
-        self, batch: Batch, tasks: Mapping[str, Any], transforms: Mapping[str, Any], key: Sequence[Hashable]
+        self,
+        batch: Batch,
+        tasks: Mapping[str, Any],
+        transforms: Mapping[str, Any],
+        key: Sequence[Hashable],
+        rows: Sequence[int],
     ) -> Batch:
-        """The mixed batch: a function of the batch and ``key``."""
-        generator = random.Random(repr(("mixup", *key)))
-        partner = draw_partners(batch, generator)
-        rows = len(partner)
-        if self.each_row:
-            drawn = [generator.betavariate(self.alpha, self.alpha) for _ in range(rows)]
-        else:
-            drawn = [generator.betavariate(self.alpha, self.alpha)] * rows
-        share = torch.tensor(drawn).where(partner != torch.arange(rows), 1.0)
+        """The mixed batch. The coefficient of a sample is a function of ``key`` and its row, its partner of all rows.
+
+        So coefficients do not depend on the number of ranks; a partner is one of the samples that the rank itself has.
+        """
+        partner = draw_partners(batch, random.Random(repr(("mixup", *key, list(rows)))))
+        drawn = [self._draw(*key, row) for row in rows] if self.each_row else [self._draw(*key, *rows)] * len(rows)
+        share = torch.tensor(drawn).where(partner != torch.arange(len(rows)), 1.0)
         return mix_batch(batch, partner, share, tasks, transforms)
+
+    def _draw(self, *key: Hashable) -> float:
+        return random.Random(repr(("share", *key))).betavariate(self.alpha, self.alpha)
 
     def require_tasks(self, tasks: Mapping[str, Any]) -> None:
         """Raise ValueError unless the labels of every task can be mixed."""

@@ -70,7 +70,6 @@ class SampleDataset(BatchDataset):
         self.samples: Any = samples
         self.name = type(samples).__name__
         self._seed = seed
-        self._blanks: dict[str, Tensor] = {name: task.blank() for name, task in tasks.items()}  # type: ignore[operator]
 
     def __len__(self) -> int:
         return len(self.samples)

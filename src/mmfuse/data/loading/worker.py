@@ -17,6 +17,7 @@ from mmfuse.data.errors import DataError
 from mmfuse.data.loading.report import shown
 
 _PID, _SINCE, _COUNT, _ROW, _ROWS = range(5)  # columns of the board
+_SHOWN = 5  # rows of a batch that are named
 
 
 class Flight:
@@ -24,19 +25,19 @@ class Flight:
 
     Args:
         workers: how many there are.
-        batch_size: rows in a batch.
         place: row -> where it stands, for messages.
     """
 
-    def __init__(self, workers: int, batch_size: int, place: Callable[[int], str]) -> None:
+    def __init__(self, workers: int, place: Callable[[int], str]) -> None:
         self.broken = False
-        self._board = torch.zeros(workers, _ROWS + batch_size, dtype=torch.int64).share_memory_()
+        self._board = torch.zeros(workers, _ROWS + _SHOWN, dtype=torch.int64).share_memory_()
         self._place = place
 
     def begin(self, worker: int, rows: list[int]) -> Any:
         """A worker begins a batch; the result's first entry is to be set to each row that it reads."""
         line = self._board[worker]
-        line[_ROWS : _ROWS + len(rows)] = torch.tensor(rows)
+        first = rows[:_SHOWN]
+        line[_ROWS : _ROWS + len(first)] = torch.tensor(first)
         line[:_ROWS] = torch.tensor([os.getpid(), time.monotonic_ns(), len(rows), rows[0]])
         return line[_ROW:].numpy()
 
@@ -86,8 +87,8 @@ class Flight:
         return any(pid and f"pid {pid})" in str(error) for pid in self._board[:, _PID].tolist())
 
     def _rows(self, line: list[int]) -> str:
-        batch = line[_ROWS : _ROWS + line[_COUNT]]
-        return f"{self._place(line[_ROW])} (its batch: {shown(list(map(self._place, batch[:5])), len(batch))})"
+        batch = line[_ROWS : _ROWS + min(_SHOWN, line[_COUNT])]
+        return f"{self._place(line[_ROW])} (its batch: {shown(list(map(self._place, batch)), line[_COUNT])})"
 
 
 _FLIGHTS: "weakref.WeakSet[Flight]" = weakref.WeakSet()

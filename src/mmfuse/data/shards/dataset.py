@@ -14,6 +14,7 @@ from mmfuse.contracts import Batch, Target
 from mmfuse.data.errors import DataError
 from mmfuse.data.loading.batches import BatchDataset, Problems
 from mmfuse.data.loading.collate import make_target
+from mmfuse.data.loading.passes import Pass
 from mmfuse.data.loading.reading import CellReader, Values
 from mmfuse.data.loading.report import Read
 from mmfuse.data.shards.cells import Encoded, first_member
@@ -74,12 +75,16 @@ class ShardDataset(BatchDataset):
         self._plain = [column for column in names if column not in files]
         self._table = as_table(self.name, self._now, names, files, len(self))
         self.readers = {n: CellReader(self._table, n, t, cache=False, seed=order.seed) for n, t in transforms.items()}
-        self._blanks: dict[str, Tensor] = {name: task.blank() for name, task in tasks.items()}  # type: ignore[operator]
         self._held: dict[int, Encoded] = {}
-        self._run = -1, order.run(0)
+        self._pass, self._run = Pass(0), order.run(Pass(0))
 
     def __len__(self) -> int:
         return self._sums[-1]
+
+    def begin(self, now: Pass) -> None:
+        """What is read from now on are batches of this pass: those of one window are read together."""
+        if now != self._pass:
+            self._pass, self._run = now, self.order.run(now)
 
     def place(self, row: int, modality: str | None = None) -> str:
         """Shard and key of a sample; its number, where the key has not been read."""
@@ -96,7 +101,9 @@ class ShardDataset(BatchDataset):
         """A batch, and the labels of its samples."""
         numbers = rows.tolist()
         self.mark[0] = numbers[0]
-        self._now.replace(self._fetch(numbers, epoch))
+        if self._pass.epoch != epoch:
+            self.begin(Pass(epoch))
+        self._now.replace(self._fetch(numbers))
         read = super().read(rows, epoch)
         labels = {name: self._table.cells(rows, name) for name in self._blanks}
         samples = [self._now.samples[row] for row in numbers]
@@ -181,24 +188,25 @@ class ShardDataset(BatchDataset):
                 ) from None
         return make_target(labels, self._blanks[name])
 
-    def _fetch(self, rows: list[int], epoch: int) -> dict[int, Encoded]:
+    def _fetch(self, rows: list[int]) -> dict[int, Encoded]:
         for row in rows:
             if row not in self._held:
                 self._held = {row: self._held[row] for row in rows if row in self._held}  # of a pass that has ended
-                self._read_window(row, epoch)
+                self._read_window(row)
         return {row: self._held.pop(row) for row in rows}
 
-    def _read_window(self, row: int, epoch: int) -> None:
+    def _read_window(self, row: int) -> None:
         """Read the samples of this batch, and of the next ones of this worker, that lie in the window of a row."""
-        if self._run[0] != epoch:
-            self._run = epoch, self.order.run(epoch)
-        run, worker = self._run[1], get_worker_info()
-        window = self.order.window(epoch, run.position(row))
+        run, worker = self._run, get_worker_info()
+        if (position := run.position(row)) is None:  # asked for out of turn
+            self._held[row] = next(self._stream.read([self._locate(row)]))
+            return
+        window = run.window(position)
         outputs = dict(zip(window.shuffled, range(window.start, window.start + len(window.shuffled)), strict=True))
-        batch = self.order.batch_of(outputs[run.position(row)])
+        batch = run.batch_of(outputs[position])
         wanted = []
         for position in sorted(outputs):
-            ahead = self.order.batch_of(outputs[position]) - batch
+            ahead = run.batch_of(outputs[position]) - batch
             if ahead >= 0 and ahead % (worker.num_workers if worker else 1) == 0:
                 wanted.append(run.row(position))
         self._held |= zip(wanted, self._stream.read(map(self._locate, wanted)), strict=True)

@@ -3,18 +3,21 @@
 The shards are put in an order of (seed, epoch), in a circle that is entered anywhere, and each rank takes an equal run
 of the samples that follow each other. The run is cut into windows of ``buffer`` samples, and each window is shuffled.
 So every sample comes once, all ranks make equally many steps, no state has to be kept to go on in the middle, and no
-number of workers changes it.
+number of workers changes it. What is left of an epoch is cut anew in the same way: the places in the circle that were
+not used are a few stretches of it, since windows come one after the other.
 """
 
+import math
 import random
+import zlib
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
-from typing import NamedTuple
+from itertools import accumulate, pairwise
+from typing import Any, NamedTuple
 
-from mmfuse.data.errors import DataError
+from mmfuse.data.loading.passes import BatchOrder, Pass
 
 
 class Window(NamedTuple):
@@ -24,18 +27,23 @@ class Window(NamedTuple):
     shuffled: list[int]  # the positions of these samples, in the order in which they come out
 
 
+class Stretch(NamedTuple):
+    """Places of the circle that follow each other."""
+
+    start: int
+    stop: int
+
+
 @dataclass(frozen=True)
-class Order:
-    """The order of all epochs, on one of several ranks.
+class Order(BatchOrder):
+    """The order of all epochs.
 
     Args:
         counts: samples of each shard.
-        batch_size: samples of a batch on this rank.
+        batch_size: samples of a batch on one rank.
         shuffle: an order of its own in every epoch; else that of the shards.
         buffer: samples that are shuffled together.
         seed: of the shuffling.
-        rank: which of the ranks this is.
-        world: how many ranks there are.
     """
 
     counts: tuple[int, ...]
@@ -43,121 +51,184 @@ class Order:
     shuffle: bool
     buffer: int
     seed: int
-    rank: int = 0
-    world: int = 1
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.rank < self.world:
-            raise ValueError(
-                f"load_shards got rank={self.rank} of world={self.world}. Expected a rank from 0 to {self.world - 1}. "
-                "Leave both out to take those of torch.distributed."
-            )
-        if self.shuffle and self.total < self.world:
-            raise DataError(
-                f"There are {self.total} samples for {self.world} ranks. Expected one or more for each. "
-                "Train on fewer ranks."
-            )
 
     @cached_property
     def total(self) -> int:
-        """Samples of all ranks, and those that are left out."""
+        """Samples of all ranks."""
         return sum(self.counts)
 
-    @cached_property
-    def left_out(self) -> int:
-        """Samples that an epoch of training leaves out, others each time: only batches of one may not come out even."""
-        return self.total % self.world if self.shuffle and self.batch_size == 1 else 0
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The shards, and how they are shuffled."""
+        counts = zlib.crc32(repr(self.counts).encode())
+        return {"samples": self.total, "counts": counts, "shuffle": self.shuffle, "seed": self.seed}
 
-    @cached_property
-    def samples(self) -> int:
-        """Samples of this rank."""
-        return self._end(self.rank) - self._end(self.rank - 1)
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The size of a batch, and of the buffer."""
+        return {"batch_size": self.batch_size, "buffer": self.buffer}
 
-    @cached_property
-    def batches(self) -> int:
-        """Batches of this rank. In training the same on every rank."""
-        most = -(-(self.total - self.left_out) // self.world)
-        return -(-(most if self.shuffle else self.samples) // self.batch_size)
+    def steps(self, now: Pass) -> int:
+        """Batches of each rank in a pass."""
+        return self.run(now).batches
 
-    def rows(self, epoch: int, first_batch: int = 0) -> Iterator[list[int]]:
+    def rows(self, now: Pass) -> Iterator[list[int]]:
         """The samples of each batch of this rank, by their numbers among all samples."""
-        run = self.run(epoch)
-        batch, position = first_batch, self._batch_start(first_batch)
-        rows: list[int] = []
-        size = self._size(batch)
-        while position < self.samples:
-            window = self.window(epoch, position)
-            for place in window.shuffled[position - window.start :]:
-                rows.append(run.row(place))
-                if len(rows) == size:
-                    yield rows
-                    rows, batch = [], batch + 1
-                    size = self._size(batch)
-            position = window.start + len(window.shuffled)
+        return self.run(now).rows()
 
-    def run(self, epoch: int) -> "Run":
-        """Where the samples of this rank lie in an epoch."""
-        shards, start = list(range(len(self.counts))), self._end(self.rank - 1)
-        if self.shuffle:
-            chance = self._random(epoch, "shards")
-            chance.shuffle(shards)
-            # Somewhere in a shard: windows begin elsewhere in each epoch, so that others meet in them.
-            start += chance.randrange(self.total)
-        return Run(shards, self.counts, start)
+    def run(self, now: Pass) -> "Run":
+        """What one rank reads in a pass."""
+        left = [Stretch(0, self.total)]
+        for number, cut in enumerate(now.cuts):
+            then = Order(self.counts, cut["batch_size"], self.shuffle, cut["buffer"], self.seed)
+            if number + 1 == len(now.cuts) and (then, cut["world"]) == (self, now.world):
+                return Run(self, now.epoch, left, now.rank, now.world, first=cut["batches"], key=number)
+            runs = (Run(then, now.epoch, left, rank, cut["world"], key=number) for rank in range(cut["world"]))
+            left = joined(stretch for run in runs for stretch in run.left(cut["batches"]))
+        return Run(self, now.epoch, left, now.rank, now.world, key=len(now.cuts))
 
-    def window(self, epoch: int, position: int) -> Window:
-        """The window of a position."""
-        size = self.buffer if self.shuffle else self.batch_size
-        number = position // size
-        shuffled = list(range(number * size, min((number + 1) * size, self.samples)))
-        if self.shuffle:
-            self._random(epoch, "window", self.rank, number).shuffle(shuffled)
-        return Window(number * size, shuffled)
-
-    def batch_of(self, output: int) -> int:
-        """The batch of the sample that comes out at this place in the run."""
-        batch = min(output // self.batch_size, self.batches - 1)
-        while batch + 1 < self.batches and output >= self._batch_start(batch + 1):
-            batch += 1
-        return batch
-
-    def _size(self, batch: int) -> int:
-        return self._batch_start(batch + 1) - self._batch_start(batch)
-
-    def _end(self, rank: int) -> int:
-        return (rank + 1) * (self.total - self.left_out) // self.world
-
-    def _batch_start(self, batch: int) -> int:
-        """All batches are full but the last ones, which keep a sample each where another rank has one more."""
-        return max(0, min(batch * self.batch_size, self.samples - (self.batches - batch)))
-
-    def _random(self, *key: object) -> random.Random:
+    def random(self, *key: object) -> random.Random:
+        """A generator for one purpose."""
         return random.Random(repr((self.seed, *key)))
 
 
 class Run:
-    """The samples of a rank that follow each other: from positions in it to samples, and back.
+    """The samples of a rank in a pass: batches of them, windows, and from positions in it to samples and back.
 
     Args:
-        shards: the shards in the order of an epoch; the first follows the last.
-        counts: samples of each shard.
-        start: samples before the run.
+        order: of all epochs.
+        epoch: which one.
+        stretches: the places of the circle that all ranks share.
+        rank: which of the ranks this is.
+        world: how many ranks there are.
+        first: the batch with which it begins; those before it were used.
+        key: how often the epoch was cut anew before.
     """
 
-    def __init__(self, shards: Sequence[int], counts: Sequence[int], start: int) -> None:
-        self._shards = shards
-        self._turns = {shard: turn for turn, shard in enumerate(shards)}
-        self._ends = list(accumulate(counts[shard] for shard in shards))  # in the order of the epoch
-        self._sums = list(accumulate(counts))  # in the order of the shards
-        self._start = start
+    def __init__(
+        self,
+        order: Order,
+        epoch: int,
+        stretches: Sequence[Stretch],
+        rank: int = 0,
+        world: int = 1,
+        *,
+        first: int = 0,
+        key: int = 0,
+    ) -> None:
+        self._order = order
+        self._first = first
+        self._key = (epoch, "window", key, rank)
+        self._circle = Circle(order, epoch)
+        self._stretches = stretches
+        self._ends = list(accumulate(stretch.stop - stretch.start for stretch in stretches))
+        total = self._ends[-1] if self._ends else 0
+        self._start = rank * total // world
+        self.samples = (rank + 1) * total // world - self._start
+        most = math.ceil(total / world)
+        self._steps = math.ceil(most / order.batch_size)
+
+    @property
+    def batches(self) -> int:
+        """Batches that are left, the same on every rank; the last may be smaller, or have no sample here."""
+        return max(0, self._steps - self._first)
+
+    def rows(self) -> Iterator[list[int]]:
+        """The samples of each batch that is left and has any."""
+        size = self._order.batch_size
+        position, rows = self._first * size, []
+        while position < self.samples:
+            window = self.window(position)
+            for place in window.shuffled[position - window.start :]:
+                rows.append(self.row(place))
+                if len(rows) == size:
+                    yield rows
+                    rows = []
+            position = window.start + len(window.shuffled)
+        if rows:
+            yield rows
+
+    def left(self, batches: int) -> list[Stretch]:
+        """The places in the circle that this rank has not used after so many batches."""
+        used = batches * self._order.batch_size
+        if used >= self.samples:
+            return []
+        window = self.window(used)
+        places = [self._place(position) for position in sorted(window.shuffled[used - window.start :])]
+        after = range(window.start + len(window.shuffled), self.samples)
+        whole = []
+        start = 0
+        for stretch, end in zip(self._stretches, self._ends, strict=True):
+            low, high = max(start, self._start + after.start), min(end, self._start + after.stop)
+            if low < high:
+                whole.append(Stretch(stretch.start + low - start, stretch.start + high - start))
+            start = end
+        return [*(Stretch(place, place + 1) for place in places), *whole]
+
+    def window(self, position: int) -> Window:
+        """The window of a position."""
+        size = self._order.buffer if self._order.shuffle else self._order.batch_size
+        number = position // size
+        shuffled = list(range(number * size, min((number + 1) * size, self.samples)))
+        if self._order.shuffle:
+            self._order.random(*self._key, number).shuffle(shuffled)
+        return Window(number * size, shuffled)
+
+    def batch_of(self, output: int) -> int:
+        """The batch of the sample that comes out at this place in the run."""
+        return output // self._order.batch_size
 
     def row(self, position: int) -> int:
         """The number of a sample among all samples."""
-        place = (position + self._start) % self._sums[-1]
+        return self._circle.row(self._place(position))
+
+    def position(self, row: int) -> int | None:
+        """The position of a sample, or None if it is not in this run."""
+        place = self._circle.place(row)
+        turn = bisect_right(self._stretches, (place, self._order.total + 1)) - 1
+        if turn < 0 or place >= self._stretches[turn].stop:
+            return None
+        position = self._ends[turn] - (self._stretches[turn].stop - place) - self._start
+        return position if 0 <= position < self.samples else None
+
+    def _place(self, position: int) -> int:
+        turn = bisect_right(self._ends, position + self._start)
+        return self._stretches[turn].stop - (self._ends[turn] - position - self._start)
+
+
+class Circle:
+    """All samples of an epoch: the shards in their order, entered somewhere, the first after the last."""
+
+    def __init__(self, order: Order, epoch: int) -> None:
+        self._shards, self._start = list(range(len(order.counts))), 0
+        if order.shuffle:
+            chance = order.random(epoch, "shards")
+            chance.shuffle(self._shards)
+            # Somewhere in a shard: windows begin elsewhere in each epoch, so that others meet in them.
+            self._start = chance.randrange(order.total)
+        self._turns = {shard: turn for turn, shard in enumerate(self._shards)}
+        self._ends = list(accumulate(order.counts[shard] for shard in self._shards))  # in the order of the epoch
+        self._sums = list(accumulate(order.counts))  # in the order of the shards
+
+    def row(self, place: int) -> int:
+        """The number of a sample among all samples."""
+        place = (place + self._start) % self._sums[-1]
         turn = bisect_right(self._ends, place)
         return self._sums[self._shards[turn]] - self._ends[turn] + place
 
-    def position(self, row: int) -> int:
-        """The position of a sample."""
+    def place(self, row: int) -> int:
+        """The place of a sample."""
         shard = bisect_right(self._sums, row)
         return (self._ends[self._turns[shard]] - self._sums[shard] + row - self._start) % self._sums[-1]
+
+
+def joined(stretches: Iterator[Stretch]) -> list[Stretch]:
+    """The same places in their order, in as few stretches as there can be."""
+    ordered = sorted(stretches)
+    if not ordered:
+        return []
+    gaps = [i for i, (one, other) in enumerate(pairwise(ordered), start=1) if one.stop < other.start]
+    return [
+        Stretch(ordered[first].start, ordered[last - 1].stop)
+        for first, last in zip([0, *gaps], [*gaps, len(ordered)], strict=True)
+    ]
