@@ -1,113 +1,229 @@
-"""Checkpoints: the whole state of a run as a folder of safetensors and JSON, without pickle.
+"""Checkpoints: the whole state of a run as folders of safetensors and JSON, each whole and verified, without pickle.
 
-``run/last`` is the newest, ``run/best`` the best by validation. Each is written beside its place and renamed.
+``folder/checkpoints/step-00000120/`` holds a file of tensors for each part, ``random.rank0.safetensors`` with the
+states of the random generators, ``index.rank0.json`` (which tensor is where), ``state.json`` (all that is not a tensor)
+and ``MANIFEST.json`` (size and sha256 of the files). Several processes write a file each of what they share out.
 """
 
-import json
-from collections.abc import Mapping
+import threading
+import warnings
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from mmfuse._files import plain, read_json, read_tensors, require_same_tensors, write_folder, write_tensors
-from mmfuse.training.seeds import random_states, restore_random_states
+from mmfuse._checks import require_count
+from mmfuse._files import CorruptCheckpointError
+from mmfuse.training.last import load_checkpoint, load_weights, save_checkpoint  # noqa: F401  until fit has changed
+from mmfuse.training.manifest import first_difference, read_manifest
+from mmfuse.training.places import Places
+from mmfuse.training.restore import put_back, read_states, require_same_settings
+from mmfuse.training.saved import Saved
+from mmfuse.training.seeds import random_states, restore_random_states, seed_everything, seed_of
+from mmfuse.training.snapshot import Snapshots
+from mmfuse.training.state_tree import put_together, take_apart
+from mmfuse.training.together import Together
+from mmfuse.training.writing import Writing
 
-VERSION = 1
+MOST = 100  # checkpoints that are looked at
+RandomStates = Mapping[str, Tensor]  # as random_states gives them
 
 
-def save_checkpoint(folder: Path, parts: Mapping[str, Any], progress: Mapping[str, Any]) -> None:
-    """Write the state of all parts and the random generators.
+class Checkpoints:
+    """The checkpoints of a run: written in the background, verified, and read back.
+
+    Under several processes, all of them make it and call its methods together; the folder is one that all see.
 
     Args:
-        folder: where it will stand.
-        parts: what has a ``state_dict``: modules, optimizer, schedule, scaler.
-        progress: numbers and lists that say how far the run is.
+        folder: of the run.
+        keep: how many of the newest stay.
+        name: of the folder in it.
+        unit: what is counted: names are ``step-00000120``.
+        needed: numbers of older checkpoints that stay too, asked each time one is written.
     """
-    random_tensors, random_python = random_states()
-    states = {name: part.state_dict() for name, part in parts.items()}
 
-    def fill(new: Path) -> None:
-        settings = {}
-        for name, state in states.items():
-            tensors, settings[name] = _flatten(state)
-            write_tensors(new / f"{name}.safetensors", tensors)
-        write_tensors(new / "random.safetensors", random_tensors)
-        text = {"version": VERSION, "progress": plain(progress), "parts": settings, "random": random_python}
-        (new / "state.json").write_text(json.dumps(text))
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        keep: int = 2,
+        name: str = "checkpoints",
+        unit: str = "step",
+        needed: Callable[[], Collection[int]] = tuple,
+    ) -> None:
+        require_count("Checkpoints", keep=keep)
+        self._together = Together()
+        self._places = Places(Path(folder) / name, unit)
+        self._keep, self._needed = keep, needed
+        self._snapshots = Snapshots(self._together.rank)
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+        self._whole: int | None = None  # the last that is known to be whole
+        self._loaded: tuple[int, int, Mapping[str, RandomStates]] | None = None  # seed, step, random states
+        if self._together.rank == 0:
+            self._places.clear()
 
-    write_folder(folder, fill)
+    def save(
+        self,
+        step: int,
+        parts: Mapping[str, Any],
+        progress: Mapping[str, Any],
+        *,
+        random: Mapping[str, RandomStates] | None = None,
+    ) -> None:
+        """Copy the state of all parts, and write it while training goes on.
 
+        Args:
+            step: its number. If there is one of this number already, this one counts as the newer.
+            parts: what has a ``state_dict``: modules, optimizer, schedule, scaler.
+            progress: numbers, text and lists that say how far the run is, and its ``settings``.
+            random: more states of the random generators, by name, beside those of ``now``.
 
-def load_checkpoint(folder: Path, parts: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Put the state of all parts and the random generators back; returns the progress.
+        Raises:
+            OSError: the checkpoint before could not be written, for example because the disk is full.
+        """
+        self.wait()
+        snapshot = self._snapshots.take(parts, {"now": random_states(), **(random or {})})
+        snapshot.text["progress"] = _as_json(progress)
 
-    Everything is read, and ``settings`` compared with those in the progress, before anything is changed.
-    """
-    state = read_json(folder / "state.json")
-    if state.get("version") != VERSION:
-        raise ValueError(
-            f"The checkpoint {folder} has version {state.get('version')}. Expected {VERSION}. "
-            "Resume with the mmfuse that wrote it."
-        )
-    tensors = {name: read_tensors(folder / f"{name}.safetensors") for name in [*parts, "random"]}
-    for name, part in parts.items():
-        if isinstance(part, nn.Module):
-            require_same_tensors(f"The {name} of the checkpoint", folder, part.state_dict(), tensors[name])
-    _require_same_settings(folder, state["progress"]["settings"], plain(settings))
-    for name, part in parts.items():
-        flat = isinstance(part, nn.Module)  # a name of the user's may hold the mark of a nested state
-        rest = state["parts"][name]
-        part.load_state_dict({**rest, **tensors[name]} if flat else _unflatten(tensors[name], rest))
-    restore_random_states(tensors["random"], state["random"])
-    return state["progress"]
+        whole = self._say_whole()
 
+        def work() -> None:
+            try:
+                written = Writing(self._places, step, snapshot, self._together, whole).run()
+                self._whole = step
+                if self._together.rank == 0:
+                    self._places.prune(written, self._keep, self._needed())
+            except BaseException as error:
+                self._error = error
 
-def load_weights(folder: Path, model: nn.Module) -> None:
-    """Put the weights of a checkpoint's model back, and nothing else."""
-    tensors = read_tensors(folder / "model.safetensors")
-    require_same_tensors("The model of the checkpoint", folder, model.state_dict(), tensors)
-    model.load_state_dict(tensors)
+        self._thread = threading.Thread(target=work, name=f"checkpoint of {self._places.unit} {step}")
+        self._thread.start()  # not a daemon: the process does not end before the checkpoint is written
 
+    def wait(self) -> None:
+        """Wait until the checkpoint is on the disk.
 
-def _require_same_settings(folder: Path, began: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    if other := [f"{name}={now[name]} for {began.get(name)}" for name in now if now[name] != began.get(name)]:
-        raise ValueError(
-            f"fit cannot go on with the run in {folder.parent}: it got {', '.join(other)}. Expected what the run began "
-            "with, because the checkpoint holds it. Pass the same again, or begin another run in another folder."
-        )
+        Raises:
+            OSError: it could not be written.
+        """
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
 
+    def load(
+        self,
+        parts: Mapping[str, Any],
+        settings: Mapping[str, Any] | None = None,
+        *,
+        step: int | None = None,
+        verify: bool = True,
+    ) -> dict[str, Any] | None:
+        """Put back the newest checkpoint that is whole, and return its progress; None if there is none.
 
-def _flatten(state: Mapping[Any, Any], prefix: str = "") -> tuple[dict[str, Tensor], Any]:
-    """The tensors of a nested state by path, and the rest of it with None in their places."""
-    tensors: dict[str, Tensor] = {}
-    rest: dict[str, Any] = {}
-    for key, value in state.items():
-        path = f"{prefix}{key}"
-        if isinstance(value, Tensor):
-            tensors[path] = value
-        elif isinstance(value, Mapping):
-            inner, rest[str(key)] = _flatten(value, f"{path}/")
-            tensors |= inner
+        A broken one is named in a warning and passed over. Everything is read and checked before anything is changed.
+        The random generators are left to :meth:`restore_random`.
+
+        Args:
+            parts: what takes a state: those that were saved, or some of them.
+            settings: must be equal to those in the progress.
+            step: of the only checkpoint that will do.
+            verify: compare the sha256 of the files; without it only their sizes, for very large ones.
+
+        Raises:
+            CorruptCheckpointError: there are checkpoints, and none is whole.
+            UnsafeFileError: a file holds pickled objects.
+            ValueError: the checkpoint is of another model, of other settings, or of a newer mmfuse.
+        """
+        self.wait()
+        saved, number = self._find(step, verify)
+        if saved is None:
+            return None
+        progress = put_together(saved.text["progress"], {})
+        require_same_settings(self._places.folder.parent, progress.get("settings"), settings or {})
+        put_back(parts, read_states(saved, parts))
+        seed = (settings or {}).get("seed", 0)
+        self._loaded = (seed, number, saved.random(self._together.rank))
+        self._whole = number
+        return progress
+
+    def restore_random(self, which: str = "now") -> None:
+        """Put back the states of the random generators that :meth:`load` read: call it last, before the next batch.
+
+        A process that was not there when they were saved gets states that seed, step and rank decide. Without a
+        checkpoint nothing happens.
+        """
+        if self._loaded is None:
+            return
+        seed, step, states = self._loaded
+        if which in states:
+            restore_random_states(states[which])
         else:
-            rest[str(key)] = plain(value)
-    return tensors, rest
+            seed_everything(seed_of(seed, step, self._together.rank, which))
+
+    @property
+    def steps(self) -> list[int]:
+        """The numbers of all checkpoints that are there, broken ones too, the newest last."""
+        return [number for number, _ in self._places.all()]
+
+    def _find(self, step: int | None, verify: bool) -> tuple[Saved | None, int]:
+        """The newest that is whole for all processes, and its number; each looks at some of the files."""
+        together = self._together
+        broken: list[str] = []
+        flat = [number for pair in reversed(self._places.all()) for number in pair]
+        listed = together.first(flat, 2 * MOST)
+        pairs = [*zip(listed[::2], listed[1::2], strict=True)]
+        if step is not None and step not in (number for number, _ in pairs):
+            raise ValueError(
+                f"{self._places.folder} has no checkpoint of {self._places.unit} {step}, only of "
+                f"{sorted({number for number, _ in pairs})}. Expected one that is there. Choose one."
+            )
+        for number, repetition in pairs:
+            if step not in (None, number):
+                continue
+            folder = self._places.path(number, repetition)
+            files, problem = self._verify(folder, verify)
+            if not (problems := together.messages(problem)):
+                self._warn(broken, folder)
+                return Saved(folder, files), number
+            broken.append(next(iter(problems.values())))
+        if broken:
+            raise CorruptCheckpointError(
+                f"No checkpoint in {self._places.folder} is whole: {'; '.join(broken)}. Expected the files as they "
+                "were written. Copy them again, or begin the run anew in another folder."
+            )
+        return None, 0
+
+    def _verify(self, folder: Path, verify: bool) -> tuple[dict[str, Any], str | None]:
+        try:
+            files = read_manifest(folder)
+        except CorruptCheckpointError as error:
+            return {}, str(error)
+        own = dict([*files.items()][self._together.rank :: self._together.world])
+        return files, first_difference(folder, own, hashes=verify)
+
+    def _warn(self, broken: list[str], instead: Path) -> None:
+        if broken and self._together.rank == 0:
+            warnings.warn(
+                f"A checkpoint is broken: {'; '.join(broken)}. Using {instead.name} instead.",
+                stacklevel=4,
+            )
+
+    def _say_whole(self) -> str:
+        unit, there = self._places.unit, self.steps
+        if self._whole is not None:
+            return f"The checkpoint of {unit} {self._whole} is whole."
+        return f"That of {unit} {there[-1]} is as it was." if there else "There is none before it."
 
 
-def _unflatten(tensors: Mapping[str, Tensor], rest: dict[str, Any]) -> dict[Any, Any]:
-    """The state that :func:`_flatten` took apart."""
-    state: dict[Any, Any] = _with_numbers(rest)
-    for path, tensor in tensors.items():
-        *parents, last = path.split("/")
-        inner = state
-        for parent in parents:
-            inner = inner.setdefault(int(parent) if parent.isdigit() else parent, {})
-        inner[last] = tensor
-    return state
-
-
-def _with_numbers(value: Any) -> Any:
-    """JSON keeps keys as text; the optimizer numbers its parameters."""
-    if not isinstance(value, dict):
-        return value
-    return {int(key) if key.isdigit() else key: _with_numbers(item) for key, item in value.items()}
+def _as_json(progress: Mapping[str, Any]) -> Any:
+    tensors, text = take_apart(dict(progress), "progress")
+    if tensors:
+        raise TypeError(
+            f"The progress of a checkpoint holds tensors: {[*tensors][:5]}. Expected numbers, text and lists. Put "
+            "tensors in a part, or use tolist()."
+        )
+    return text

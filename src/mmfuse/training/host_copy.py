@@ -1,0 +1,65 @@
+"""Copies of tensors in the memory of the host, which a thread may write while training goes on."""
+
+from collections.abc import Hashable, Mapping
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+Name = TypeVar("Name", bound=Hashable)
+SUMMED = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
+
+
+class HostCopy:
+    """Copies into buffers that are used again: the time of one pass over the memory, with nothing allocated.
+
+    The buffers stay between the copies. Those for a GPU are pinned, so that all copies are under way at once.
+    """
+
+    def __init__(self) -> None:
+        self._buffers: dict[Hashable, Tensor] = {}
+
+    @torch.no_grad()
+    def __call__(self, tensors: Mapping[Name, Tensor]) -> dict[Name, Tensor]:
+        """The same tensors as they are now; the copies of the call before are overwritten."""
+        copies = {name: self._buffer(name, tensor) for name, tensor in tensors.items()}
+        self._buffers = dict(copies.items())
+        for name, tensor in tensors.items():
+            copies[name].copy_(tensor, non_blocking=True)
+        for device in {tensor.device for tensor in tensors.values() if tensor.is_cuda}:
+            torch.cuda.synchronize(device)
+        return copies
+
+    def _buffer(self, name: Hashable, tensor: Tensor) -> Tensor:
+        known = self._buffers.get(name)
+        if known is not None and known.shape == tensor.shape and known.dtype == tensor.dtype:
+            return known
+        return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+
+
+@torch.no_grad()
+def checksums(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """A few numbers of each tensor that change with any of its values, at the speed of its memory."""
+    names: dict[torch.device, list[str]] = {}
+    for name, tensor in tensors.items():
+        names.setdefault(tensor.device, []).append(name)
+    found: dict[str, tuple[int, ...]] = {}
+    for here in names.values():
+        numbers = torch.stack([_checksum(tensors[name]) for name in here]).tolist()  # one synchronisation
+        found |= {name: tuple(row) for name, row in zip(here, numbers, strict=True)}
+    return found
+
+
+def _checksum(tensor: Tensor) -> Tensor:
+    """Sum of the words, of the bytes behind the last word, and the bits of the sum of the values.
+
+    The sum of the values is there for changes of signs: two of them may leave the sum of the words as it was.
+    """
+    flat = tensor.detach().contiguous().reshape(-1)
+    if flat.storage_offset() * flat.element_size() % 8:  # a piece of a larger one, not aligned for words
+        flat = flat.clone()
+    letters = flat.view(torch.uint8)
+    end = letters.numel() // 8 * 8
+    values = flat if flat.dtype in SUMMED else letters[:0].float()
+    words = letters[:end].view(torch.int64)
+    return torch.stack([words.sum(), letters[end:].sum(dtype=torch.int64), values.sum().double().view(torch.int64)])

@@ -1,0 +1,72 @@
+"""The folders of a run's checkpoints: which there are, which is the newest, which may go."""
+
+import re
+import shutil
+from collections.abc import Collection
+from pathlib import Path
+
+from mmfuse.training.manifest import read_manifest
+
+
+class Places:
+    """Folders such as ``step-00000120`` in one folder; a second one of the same number is ``step-00000120.1``.
+
+    Args:
+        folder: that holds them.
+        unit: what is counted: "step", "epoch".
+    """
+
+    def __init__(self, folder: Path, unit: str) -> None:
+        self.folder = folder
+        self.unit = unit
+        self.new = folder / ".new"  # in the same folder, hence on the same disk: it can be renamed into place
+
+    def all(self) -> list[tuple[int, int]]:
+        """Number and repetition of each, the newest last. Numbers are compared as numbers: 1000 is after 999."""
+        if not self.folder.is_dir():
+            return []
+        pattern = re.compile(rf"{self.unit}-(\d+)(?:\.(\d+))?")
+        found = (pattern.fullmatch(path.name) for path in self.folder.iterdir() if path.is_dir())
+        return sorted((int(match[1]), int(match[2] or 0)) for match in found if match)
+
+    def path(self, number: int, repetition: int = 0) -> Path:
+        """The folder of one."""
+        return self.folder / (f"{self.unit}-{number:08d}" + f".{repetition}" * (repetition > 0))
+
+    def free(self, number: int) -> Path:
+        """Where the next of this number goes: nothing is overwritten."""
+        taken = [repetition for other, repetition in self.all() if other == number]
+        return self.path(number, max(taken) + 1 if taken else 0)
+
+    def clear(self) -> None:
+        """Remove what a run that was killed left half written or half removed."""
+        for path in self.folder.glob(".*"):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+    def prune(self, newest: Path, keep: int, needed: Collection[int]) -> None:
+        """Remove all that are older than ``newest`` but ``keep`` in all and those with a ``needed`` number.
+
+        What is newer stays: it was broken when the run went on from an older one, and is there to be looked at.
+        """
+        names = [(number, self.path(number, repetition)) for number, repetition in self.all()]
+        until = [path for _, path in names].index(newest) + 1
+        for number, path in names[: max(0, until - keep)]:
+            if number not in needed:
+                gone = path.rename(self.folder / f".old-{path.name}")
+                shutil.rmtree(gone, ignore_errors=True)
+        self._prune_frozen()
+
+    def _prune_frozen(self) -> None:
+        """Remove files of frozen parameters that no checkpoint refers to."""
+        used: set[str] = set()
+        for number, repetition in self.all():
+            try:
+                used |= set(read_manifest(self.path(number, repetition)))
+            except ValueError:
+                return  # one that cannot be read may refer to any
+        for path in self.folder.glob("frozen-*.safetensors"):
+            if f"../{path.name}" not in used:
+                path.unlink(missing_ok=True)

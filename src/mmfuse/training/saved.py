@@ -1,0 +1,73 @@
+"""A checkpoint that was found whole, open for reading: tensors by part and name, whole or in pieces."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmfuse._files import CorruptCheckpointError, read_json, read_tensors
+from mmfuse.training.sharded import Box, box_of, gather_box, is_shared_out, like
+
+
+class Saved:
+    """The state of all parts, as files have it.
+
+    Args:
+        folder: of the checkpoint.
+        files: its files by name, as the manifest has them.
+    """
+
+    def __init__(self, folder: Path, files: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self.text = read_json(folder / "state.json")
+        self._handles: dict[str, Any] = {}
+        self._pieces: dict[str, dict[str, list[dict[str, Any]]]] = {}
+        for name in sorted(files):
+            if name.startswith("index."):
+                for part, tensors in read_json(folder / name)["tensors"].items():
+                    for path, piece in tensors.items():
+                        self._pieces.setdefault(part, {}).setdefault(path, []).append(piece)
+
+    def shapes(self, part: str) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+        """Type and shape of each tensor of a part."""
+        pieces = {path: found[0] for path, found in self._pieces.get(part, {}).items()}
+        return {path: (getattr(torch, piece["dtype"]), tuple(piece["shape"])) for path, piece in pieces.items()}
+
+    def read(self, part: str, path: str, template: Any = None) -> Tensor:
+        """One tensor; only the piece of this process, shared out as ``template`` is, if that is shared out."""
+        dtype, shape = self.shapes(part)[path]
+        box: Box = box_of(template) if is_shared_out(template) else ((0,) * len(shape), shape)
+        pieces = [self._piece(piece) for piece in self._pieces[part][path]]
+        found = gather_box(box, dtype, pieces)
+        if found is None:
+            raise CorruptCheckpointError(
+                f"{self.folder} lacks a piece of {path!r} of {part}. Expected those of all processes that wrote it. "
+                "Use another checkpoint."
+            )
+        return like(template, found)
+
+    def random(self, rank: int) -> dict[str, dict[str, Tensor]]:
+        """The states of the random generators of a process, by name and generator; none if it was not there."""
+        path = self.folder / f"random.rank{rank}.safetensors"
+        states: dict[str, dict[str, Tensor]] = {}
+        for name, tensor in (read_tensors(path) if path.is_file() else {}).items():
+            which, _, generator = name.partition("/")
+            states.setdefault(which, {})[generator] = tensor
+        return states
+
+    def _piece(self, piece: Mapping[str, Any]) -> tuple[Box, Any]:
+        from safetensors import safe_open
+
+        file = piece["file"]
+        if file not in self._handles:
+            self._handles[file] = safe_open(str(self.folder / file), framework="pt")
+        handle, key = self._handles[file], piece["key"]
+        slices = handle.get_slice(key)
+        size = tuple(slices.get_shape())
+
+        def read(where: tuple[slice, ...]) -> Tensor:
+            return slices[where] if where else handle.get_tensor(key)
+
+        return (tuple(piece["offset"]), size), read
