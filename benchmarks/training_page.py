@@ -1,0 +1,47 @@
+"""docs/training_speed.md, made from the rows of benchmarks/training.py."""
+
+import os
+from collections.abc import Mapping, Sequence
+
+from common import Row, machine, table
+
+INTRODUCTION = """# Speed of training
+
+Made by `python benchmarks/training.py --markdown docs/training_speed.md`; do not edit it by hand. Measured on {device},
+{cores} cores that other programs use as well, {threads} thread, with torch {torch}.
+
+Only ratios are of interest: whatever is compared runs in turn in one process, in CPU time (on a GPU: by the clock).
+A `no` is a target that was missed. Rows without a unit are counts, and the same on every machine.
+"""
+
+NOTES = {
+    "A step": """
+Each loop trains in a thread of its own, and a baton passes after every few steps. *Hand-written* is the loop that one
+should write: fused AdamW, clipping, and the loss added up on the device and read every 50 steps. *Naive* is the one of
+tutorials: AdamW as it comes, nothing clipped, nothing logged. All train the same model, with a copy of their own: ViT,
+BERT and wav2vec2 of transformers, 64 wide with two layers each, and cross-attention, on batches of 8; or a model that
+multiplies vectors, where what takes time is the loop itself. `fit` has its bar, schedule, meter and checks.
+
+malloc keeps what is freed: else, whether it gives the heap back in each step is an accident of addresses that moves any
+of these loops by a tenth (`MALLOC_TRIM_THRESHOLD_` and `MALLOC_MMAP_THRESHOLD_` help your own runs on a CPU as much).
+""",
+    "Waiting and memory": """
+A wait is a number that Python reads from the device, or a shape that depends on values: on a GPU, a stop until all work
+is done. The three transformers wait themselves too, in masks of the transformers library. Growth in tensors counts the
+bytes of all tensors that are still held, exactly; growth of the process is its private memory.
+""",
+    "A whole training": """
+Handwritten digits of scikit-learn, cut into three strips, and low-rank fusion; `train_epoch` and a loop by hand from
+the same seeds, with an evaluation after every epoch.
+""",
+    "What is absent": """
+Forward and backward of a small ViT on 16 images of 96 pixels, some of them absent, inside `SkipAbsent`, and without it.
+""",
+}
+
+
+def page(parts: Mapping[str, Sequence[Row]]) -> str:
+    """The whole page."""
+    head = INTRODUCTION.format(**machine(), cores=os.cpu_count())
+    tables = [f"## {title}\n{NOTES[title]}\n{table(rows)}\n" for title, rows in parts.items() if rows]
+    return "\n".join([head, *tables])
