@@ -2,6 +2,7 @@
 
 from torch import nn
 
+from mmfuse.losses.gather import gather
 from mmfuse.losses.task_losses import known_counts, sample_losses, task_losses, unknown_like
 from mmfuse.losses.weighting import GivenWeights, Sum, UncertaintyWeighting
 
@@ -16,6 +17,7 @@ __all__ = [
     "GivenWeights",
     "Sum",
     "UncertaintyWeighting",
+    "gather",
     "known_counts",
     "sample_losses",
     "task_losses",
