@@ -18,12 +18,12 @@ from mmfuse._files import CorruptCheckpointError
 from mmfuse.training.last import load_checkpoint, load_weights, save_checkpoint  # noqa: F401  until fit has changed
 from mmfuse.training.manifest import first_difference, read_manifest
 from mmfuse.training.places import Places
+from mmfuse.training.processes import Processes
 from mmfuse.training.restore import put_back, read_states, require_same_settings
 from mmfuse.training.saved import Saved
 from mmfuse.training.seeds import random_states, restore_random_states, seed_everything, seed_of
 from mmfuse.training.snapshot import Snapshots
 from mmfuse.training.state_tree import put_together, take_apart
-from mmfuse.training.together import Together
 from mmfuse.training.writing import Writing
 
 MOST = 100  # checkpoints that are looked at
@@ -53,15 +53,15 @@ class Checkpoints:
         needed: Callable[[], Collection[int]] = tuple,
     ) -> None:
         require_count("Checkpoints", keep=keep)
-        self._together = Together()
+        self._processes = Processes()
         self._places = Places(Path(folder) / name, unit)
         self._keep, self._needed = keep, needed
-        self._snapshots = Snapshots(self._together.rank)
+        self._snapshots = Snapshots(self._processes.rank)
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         self._whole: int | None = None  # the last that is known to be whole
         self._loaded: tuple[int, int, Mapping[str, RandomStates]] | None = None  # seed, step, random states
-        if self._together.rank == 0:
+        if self._processes.rank == 0:
             self._places.clear()
 
     def save(
@@ -91,9 +91,9 @@ class Checkpoints:
 
         def work() -> None:
             try:
-                written = Writing(self._places, step, snapshot, self._together, whole).run()
+                written = Writing(self._places, step, snapshot, self._processes, whole).run()
                 self._whole = step
-                if self._together.rank == 0:
+                if self._processes.rank == 0:
                     self._places.prune(written, self._keep, self._needed())
             except BaseException as error:
                 self._error = error
@@ -146,7 +146,7 @@ class Checkpoints:
         require_same_settings(self._places.folder.parent, progress.get("settings"), settings or {})
         put_back(parts, read_states(saved, parts))
         seed = (settings or {}).get("seed", 0)
-        self._loaded = (seed, number, saved.random(self._together.rank))
+        self._loaded = (seed, number, saved.random(self._processes.rank))
         self._whole = number
         return progress
 
@@ -162,7 +162,7 @@ class Checkpoints:
         if which in states:
             restore_random_states(states[which])
         else:
-            seed_everything(seed_of(seed, step, self._together.rank, which))
+            seed_everything(seed_of(seed, step, self._processes.rank, which))
 
     @property
     def steps(self) -> list[int]:
@@ -171,10 +171,10 @@ class Checkpoints:
 
     def _find(self, step: int | None, verify: bool) -> tuple[Saved | None, int]:
         """The newest that is whole for all processes, and its number; each looks at some of the files."""
-        together = self._together
+        processes = self._processes
         broken: list[str] = []
         flat = [number for pair in reversed(self._places.all()) for number in pair]
-        listed = together.first(flat, 2 * MOST)
+        listed = processes.first(flat, 2 * MOST)
         pairs = [*zip(listed[::2], listed[1::2], strict=True)]
         if step is not None and step not in (number for number, _ in pairs):
             raise ValueError(
@@ -186,7 +186,7 @@ class Checkpoints:
                 continue
             folder = self._places.path(number, repetition)
             files, problem = self._verify(folder, verify)
-            if not (problems := together.messages(problem)):
+            if not (problems := processes.messages(problem)):
                 self._warn(broken, folder)
                 return Saved(folder, files), number
             broken.append(next(iter(problems.values())))
@@ -202,11 +202,11 @@ class Checkpoints:
             files = read_manifest(folder)
         except CorruptCheckpointError as error:
             return {}, str(error)
-        own = dict([*files.items()][self._together.rank :: self._together.world])
+        own = dict([*files.items()][self._processes.rank :: self._processes.world])
         return files, first_difference(folder, own, hashes=verify)
 
     def _warn(self, broken: list[str], instead: Path) -> None:
-        if broken and self._together.rank == 0:
+        if broken and self._processes.rank == 0:
             warnings.warn(
                 f"A checkpoint is broken: {'; '.join(broken)}. Using {instead.name} instead.",
                 stacklevel=4,

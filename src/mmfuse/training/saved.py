@@ -70,4 +70,4 @@ class Saved:
         def read(where: tuple[slice, ...]) -> Tensor:
             return slices[where] if where else handle.get_tensor(key)
 
-        return (tuple(piece["offset"]), size), read
+        return (tuple(piece.get("offset", (0,) * len(size))), size), read

@@ -10,7 +10,7 @@ from torch import Tensor
 Box = tuple[tuple[int, ...], tuple[int, ...]]  # where a piece begins along each axis, and how long it is
 
 
-def is_shared_out(tensor: Tensor) -> bool:
+def is_shared_out(tensor: Any) -> bool:
     """Whether processes hold pieces of this tensor."""
     return hasattr(tensor, "placements") and hasattr(tensor, "device_mesh")
 

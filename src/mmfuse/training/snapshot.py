@@ -121,8 +121,8 @@ def shapes_of(optimizer: Optimizer) -> list[list[list[int]]]:
 
 
 def _describe(tensor: Tensor) -> Piece:
-    dtype = str(tensor.dtype).removeprefix("torch.")
-    return {"dtype": dtype, "shape": list(tensor.shape), "offset": list(box_of(tensor)[0])}
+    piece: Piece = {"dtype": str(tensor.dtype).removeprefix("torch."), "shape": list(tensor.shape)}
+    return piece | ({"offset": list(box_of(tensor)[0])} if is_shared_out(tensor) else {})
 
 
 def _first_names(tensors: Mapping[str, Tensor]) -> dict[str, str]:

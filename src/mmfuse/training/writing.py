@@ -20,8 +20,8 @@ from mmfuse._files import (
 )
 from mmfuse.training.manifest import write_manifest
 from mmfuse.training.places import Places
+from mmfuse.training.processes import Processes
 from mmfuse.training.snapshot import Snapshot
-from mmfuse.training.together import Together
 
 MIB = 2**20
 
@@ -33,12 +33,12 @@ class Writing:
         places: where checkpoints stand.
         step: its number.
         snapshot: what this process writes.
-        together: the processes.
+        processes: the processes.
         whole: what to say of those that are there already.
     """
 
-    def __init__(self, places: Places, step: int, snapshot: Snapshot, together: Together, whole: str) -> None:
-        self._places, self._step, self._snapshot, self._together = places, step, snapshot, together
+    def __init__(self, places: Places, step: int, snapshot: Snapshot, processes: Processes, whole: str) -> None:
+        self._places, self._step, self._snapshot, self._processes = places, step, snapshot, processes
         self._whole = whole
         self._need = 0
 
@@ -50,10 +50,10 @@ class Writing:
             CorruptCheckpointError: the disk gives back something else than was written.
         """
         target = self._places.free(self._step)
-        self._need = self._together.add(self._snapshot.size)
-        self._all(self._begin if self._together.rank == 0 else _nothing)
+        self._need = self._processes.add(self._snapshot.size)
+        self._all(self._begin if self._processes.rank == 0 else _nothing)
         self._all(self._write_own)
-        self._all((lambda: self._finish(target)) if self._together.rank == 0 else _nothing)
+        self._all((lambda: self._finish(target)) if self._processes.rank == 0 else _nothing)
         self._snapshot.written = True
         return target
 
@@ -66,7 +66,7 @@ class Writing:
 
     def _write_own(self) -> None:
         """The files of this process, each flushed and read again, and its index."""
-        new, rank = self._places.new, self._together.rank
+        new, rank = self._places.new, self._processes.rank
         if self._snapshot.frozen:
             self._write_frozen()
         entries = {name: write_tensors(new / name, tensors) for name, tensors in self._snapshot.files.items()}
@@ -83,7 +83,7 @@ class Writing:
         entry = hash_tensors(self._snapshot.frozen)
         path = self._places.folder / f"frozen-{entry['sha256'][:16]}.safetensors"
         if what_differs(path, entry) is not None:
-            new = self._places.new / f"frozen.rank{self._together.rank}"
+            new = self._places.new / f"frozen.rank{self._processes.rank}"
             write_tensors(new, self._snapshot.frozen)
             flush(new)
             _require_whole(new, entry)
@@ -94,7 +94,7 @@ class Writing:
         """What the first process adds when all have written."""
         new = self._places.new
         files: dict[str, Any] = {}
-        for rank in range(self._together.world):
+        for rank in range(self._processes.world):
             name = f"index.rank{rank}.json"
             files |= {**read_json(new / name)["files"], name: hash_file(new / name)}
         (new / "state.json").write_text(
@@ -112,10 +112,10 @@ class Writing:
             act()
         except Exception as met:
             error = self._explain(met) if isinstance(met, OSError) else met
-        said = self._together.messages(None if error is None else str(error))
+        said = self._processes.messages(None if error is None else str(error))
         if not said:
             return
-        if self._together.rank == 0:
+        if self._processes.rank == 0:
             shutil.rmtree(self._places.new, ignore_errors=True)
         if error is not None:
             raise error

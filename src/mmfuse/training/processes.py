@@ -3,12 +3,15 @@
 from typing import Any
 
 import torch
+import torch.distributed
 from torch import Tensor
+
+from mmfuse.distributed import connect, rank, world
 
 LONGEST = 1000  # bytes of a message
 
 
-class Together:
+class Processes:
     """Rank, number of processes, and a few words between them; a run of one process talks to itself.
 
     It has a gloo group of its own: what a thread says in the background must not meet what the training says.
@@ -16,13 +19,11 @@ class Together:
     """
 
     def __init__(self) -> None:
-        import torch.distributed as dist
-
-        several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-        self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if several else (0, 1)
+        connect()
+        self.rank, self.world = rank(), world()
         self._group: Any = None
-        if several:
-            self._group = dist.new_group(backend="gloo")
+        if self.world > 1:
+            self._group = torch.distributed.new_group(backend="gloo")
 
     def add(self, number: int) -> int:
         """The sum of one number of each process."""
@@ -46,8 +47,6 @@ class Together:
     def _gather(self, numbers: Tensor) -> list[Tensor]:
         if self._group is None:
             return [numbers]
-        import torch.distributed as dist
-
         gathered = [torch.empty_like(numbers) for _ in range(self.world)]
-        dist.all_gather(gathered, numbers, group=self._group)
+        torch.distributed.all_gather(gathered, numbers, group=self._group)
         return gathered
