@@ -50,7 +50,12 @@ class History:
         Lines without an "epoch" are of single steps, and left out. A "best_epoch" is that of the last line.
         """
         path = Path(path)
-        lines = read_lines(path / "history.jsonl" if path.is_dir() else path)
+        path = path / "history.jsonl" if path.is_dir() else path
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"There is no {path.name} in {path.parent}. Expected the folder that fit was given. Check the path."
+            )
+        lines = read_lines(path)
         rows = [{k: v for k, v in line.items() if k != "step"} for line in lines if "epoch" in line]
         best = [row.pop("best_epoch", None) for row in rows]
         return cls(rows, best[-1] if best else None)

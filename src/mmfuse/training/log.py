@@ -25,7 +25,7 @@ class JsonLines:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._whole = False  # whether the file is known to end with a whole line
 
-    def __call__(self, step: int, values: Mapping[str, float]) -> None:
+    def __call__(self, step: int, values: Mapping[str, float | int]) -> None:
         if not self._whole:
             _cut_torn_line(self.path)
             self._whole = True
@@ -50,7 +50,7 @@ class Logs:
     """
 
     def __init__(self, log: Log | Sequence[Log] | None = None, path: str | Path | None = None) -> None:
-        given = [] if log is None else [log] if callable(log) else list(log)
+        given = [] if log is None else list(log) if isinstance(log, list | tuple) else [log]
         for one in given:
             if not callable(one):
                 raise TypeError(
@@ -59,7 +59,7 @@ class Logs:
                 )
         self.logs: list[Log] = [*([] if path is None else [JsonLines(path)]), *given]
 
-    def __call__(self, step: int, values: Mapping[str, float]) -> None:
+    def __call__(self, step: int, values: Mapping[str, float | int]) -> None:
         for log in self.logs:
             log(step, values)
 

@@ -10,6 +10,7 @@ from mmfuse.training.history import History
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#aa3377", "#66ccee", "#bb5500", "#222222")
 PIXELS_PER_INCH = 120
 COLUMNS = 3
+TRAIN, RATE = "#999999", "#222222"
 WIDE_RANGE = 50.0  # largest over smallest value from which losses are drawn on a logarithmic axis
 
 
@@ -47,6 +48,7 @@ def plot_history(history: History, path: str | Path | None = None) -> Any:
         _draw(axis, history, panel)
     for axis in axes[len(panels) :]:
         axis.set_visible(False)
+    _legend_below(figure, axes)
     if path is not None:
         figure.savefig(path)
     return figure
@@ -56,8 +58,8 @@ def panels_of(history: History) -> list[Panel]:
     """What is drawn: the sum of the losses if there are several, each task's loss, each metric, the learning rate."""
     losses = [name for name in history.names if name.endswith("/loss")]
     tasks = list(dict.fromkeys(name.split("/", 1)[1].removesuffix("/loss") for name in losses if name.count("/") > 1))
-    shown = [("all losses", "loss")] if len(tasks) != 1 else []
-    shown += [(f"loss of {task}", f"{task}/loss") for task in tasks]
+    shown = [("sum of the losses", "loss")] if len(tasks) != 1 else []
+    shown += [(f"{task}: loss", f"{task}/loss") for task in tasks]
     panels = [
         Panel(title, {kind: f"{kind}/{name}" for kind in ("train", "validation") if f"{kind}/{name}" in history.names})
         for title, name in shown
@@ -67,36 +69,61 @@ def panels_of(history: History) -> list[Panel]:
         if name.startswith("validation/") and name not in losses:
             task, _, metric = name.removeprefix("validation/").rpartition("/")
             metrics.setdefault(metric, {})[task] = name
-    panels += [Panel(metric.replace("_", " "), lines) for metric, lines in metrics.items()]
+    for metric, lines in metrics.items():
+        task = f"{next(iter(lines))}: " if len(lines) == 1 else ""
+        panels.append(Panel(task + metric.replace("_", " "), lines))
     if "learning_rate" in history.names:
         panels.append(Panel("learning rate", {"": "learning_rate"}))
     return [panel for panel in panels if panel.lines]
 
 
 def _draw(axis: Any, history: History, panel: Panel) -> None:
-    epochs = history["epoch"]
-    colours = {"train": "#999999", "validation": COLOURS[0], "": "#222222"}
+    """One panel: its lines, the best epoch, and beside the title the value of it."""
+    epochs, best = history["epoch"], history.best_epoch
     others = cycle(COLOURS)
+    at_best = []
     for label, name in panel.lines.items():
         values = history[name]
-        colour = colours.get(label) or next(others)
-        axis.plot(epochs, values, "-", marker="." if len(epochs) <= 40 else None, color=colour, label=label, lw=1.4)
-        if history.best_epoch in epochs and not name.startswith("train") and label:
-            best = values[epochs.index(history.best_epoch)]
-            axis.plot([history.best_epoch], [best], "o", color=colour, ms=6)
-    if history.best_epoch is not None:
-        axis.axvline(history.best_epoch, color="#555555", ls=":", lw=1, label=f"best epoch, {history.best_epoch}")
-    values = [value for name in panel.lines.values() for value in history[name] if math.isfinite(value)]
-    if "loss" in panel.title and values and min(values) > 0 and max(values) / min(values) > WIDE_RANGE:
+        colour = TRAIN if label == "train" else RATE if not label else next(others)
+        axis.plot(epochs, values, marker="." if len(epochs) <= 40 else None, color=colour, label=label, lw=1.4)
+        if best in epochs and label not in ("train", ""):
+            at_best.append(values[epochs.index(best)])
+            axis.plot([best], at_best[-1:], "o", color=colour, ms=6)
+    if best is not None:
+        axis.axvline(
+            best, color="#555555", ls=":", lw=1, label=f"best epoch, {best} (its values are beside the titles)"
+        )
+    if panel.title.endswith(("loss", "losses")) and _wide(
+        [value for name in panel.lines.values() for value in history[name]]
+    ):
         axis.set_yscale("log")
-    axis.set_title(panel.title, fontsize=10)
+    axis.set_title(panel.title, fontsize=10, loc="left")
+    axis.set_title(", ".join(f"{value:.4g}" for value in at_best), fontsize=9, color="#555555", loc="right")
     axis.set_xlabel("epoch", fontsize=9)
     axis.tick_params(labelsize=8)
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.grid(alpha=0.3)
     axis.spines[["top", "right"]].set_visible(False)
-    if len(panel.lines) > 1 or list(panel.lines) != [""]:
-        axis.legend(fontsize=8, frameon=False)
+    if len(panel.lines) > 1 and "train" not in panel.lines:
+        axis.legend(axis.lines[:-1:2] if best is not None else None, list(panel.lines), fontsize=8, frameon=False)
+
+
+def _wide(values: list[float]) -> bool:
+    """Whether a logarithmic axis shows more of these."""
+    finite = [value for value in values if math.isfinite(value)]
+    return bool(finite) and min(finite) > 0 and max(finite) / min(finite) > WIDE_RANGE
+
+
+def _legend_below(figure: Any, axes: Any) -> None:
+    """What is the same in all panels, said once."""
+    shared = {
+        label: handle
+        for axis in axes
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+        if label in ("train", "validation") or label.startswith("best epoch")
+    }
+    if shared:
+        figure.legend(shared.values(), shared, loc="outside lower center", ncols=len(shared), frameon=False, fontsize=9)
 
 
 def _figure(width_inch: float, height_inch: float) -> Any:

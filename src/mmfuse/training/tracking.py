@@ -20,7 +20,7 @@ class TensorBoard:
         self._purge: int | None = None
         _summary_writer()  # what is missing is said before the run begins
 
-    def __call__(self, step: int, values: Mapping[str, float]) -> None:
+    def __call__(self, step: int, values: Mapping[str, float | int]) -> None:
         if self._writer is None:
             self._writer = _summary_writer()(str(self.folder), purge_step=self._purge)
         for name, value in values.items():
@@ -68,7 +68,7 @@ class WeightsAndBiases:
         self._config = None if config is None else dict(config)
         self._run: Any = None
 
-    def __call__(self, step: int, values: Mapping[str, float]) -> None:
+    def __call__(self, step: int, values: Mapping[str, float | int]) -> None:
         if self._run is None:
             self.folder.mkdir(parents=True, exist_ok=True)
             resume = None if self._settings["id"] is None else "allow"
