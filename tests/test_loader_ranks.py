@@ -10,7 +10,7 @@ import pytest
 import torch
 from tiny_loader import Letters, Number, model_of
 
-from mmfuse.data import Mixup, load_batches, load_shards, read_table, write_shards
+from mmfuse.data import DataError, Mixup, load_batches, load_shards, read_table, write_shards
 from mmfuse.data.loading.order import Order
 from mmfuse.data.loading.passes import Pass, cut
 from mmfuse.data.loading.ranks import rank_and_world
@@ -176,6 +176,55 @@ def test_bad_rows_leave_every_rank_its_number_of_batches(as_rank, world):
 
     assert [len(rank) for rank in found] == [len(loader)] * world
     assert sorted(row for rank in found for row in rows_in(rank)) == [i for i in range(20) if i not in (3, 4, 11)]
+
+
+def test_the_reports_of_the_ranks_together_say_what_one_process_would_have_said(as_rank):
+    rows = rows_of(300)
+    for row in range(0, 300, 2):
+        rows[row]["x"] = "bad"
+    for row in range(0, 300, 7):
+        rows[row] |= {"x": None, "text": None}
+    table = read_table(rows)
+    reports = []
+    for rank, world in ((0, 1), (0, 2), (1, 2)):
+        as_rank(rank, world)
+        loader = load_batches(table, model_of(x=Number(), text=Letters()), on_error="absent", max_errors=0.6)
+        list(loader)
+        reports.append(loader.dataset.report)
+    alone, first, second = reports
+    assert len(first.rows) < len(alone.rows) > 100
+
+    states = [json.loads(json.dumps(report.state_dict())) for report in (first, second)]
+    for report in (first, second):
+        for state in states:  # its own, too: a cell counts once
+            report.merge(state)
+
+        assert report.rows == alone.rows
+        assert report.dropped == alone.dropped
+        assert report.truncated == alone.truncated
+        assert report.without_any_modality == alone.without_any_modality
+        assert report.news() == alone.news()
+        assert len(report.problems) == 100
+        assert all("could not convert string to float" in problem.reason for problem in report.problems)
+        alone._told = (0, 0, 0)
+
+
+@pytest.mark.plain
+def test_too_many_bad_rows_over_all_ranks_are_an_error_of_each(as_rank):
+    rows = rows_of(40)
+    for row in range(0, 40, 4):
+        rows[row]["x"] = "bad"
+    reports = []
+    for rank in range(2):
+        as_rank(rank, 2)
+        loader = load_batches(read_table(rows), model_of(x=Number()), batch_size=4, on_error="skip", max_errors=0.2)
+        list(loader)  # 5 of its own: no more than 8
+        reports.append(loader.dataset.report)
+
+    for report in reports:
+        with pytest.raises(DataError, match=r"10 of 40 rows could not be read, more than max_errors allows \(8\)"):
+            for state in [other.state_dict() for other in reports]:
+                report.merge(state)
 
 
 # Taken up

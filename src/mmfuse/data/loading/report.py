@@ -65,6 +65,9 @@ class ReadReport:
     A row counts once, in however many epochs it comes. Reasons are kept for the first hundred problems. It takes a
     byte a row and modality if anything went wrong, and four more if anything was cut off.
 
+    Each of several processes has a report of what it read itself. To count over all, and over the run before a
+    restart, give each the ``state_dict()`` of the others: ``report.merge(state)``.
+
     Args:
         places: names the rows.
         modalities: what a row has.
@@ -97,22 +100,38 @@ class ReadReport:
         for problem in read.problems:
             self._add_problem(problem)
         for modality, steps in read.lost.items():
-            lost = self._lost.setdefault(modality, torch.zeros(self._size, dtype=torch.int32))
-            index = torch.as_tensor(read.rows)
-            lost[index] = torch.maximum(lost[index], torch.as_tensor(steps, dtype=torch.int32))
-        if self.most is not None and self._count > self.most:
-            raise DataError(
-                f"{self.places.name}: {self._count} of {self._size} rows could not be read, more than max_errors allows"
-                f" ({self.most}). The first: {self._describe(self.problems[0])}. Expected fewer. Mend the files, or "
-                "give max_errors=1.0 to go on whatever their share."
-            )
+            self._add_lost(modality, read.rows, steps)
+        self._require_few()
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that is in the report, as plain JSON."""
+        lost = {name: (steps.nonzero().flatten(), steps) for name, steps in self._lost.items()}
+        return {
+            "reasons": [[problem.row, problem.modality, problem.reason] for problem in self.problems],
+            "bad": [] if self._bad is None else self._bad.nonzero().tolist(),
+            "lost": {name: [rows.tolist(), steps[rows].tolist()] for name, (rows, steps) in lost.items()},
+            "empty": self.without_any_modality,
+        }
+
+    def merge(self, state: Mapping[str, Any]) -> None:
+        """Count what is in the report of another process on the same rows, or in that of an earlier run, too.
+
+        Raises:
+            DataError: more rows than ``most`` had a problem by now, over both.
+        """
+        for row, modality, reason in state["reasons"]:
+            self._add_problem(Problem(row, modality, reason))
+        for row, column in state["bad"]:  # those without a reason: a hundred have one by now
+            self._add_problem(Problem(row, self.modalities[column], ""))
+        for modality, (rows, steps) in state["lost"].items():
+            self._add_lost(modality, rows, steps)
+        self._add_empty(state["empty"])
+        self._require_few()
 
     def add_empty(self, rows: Sequence[int], read: Read) -> None:
         """Count rows without any modality; one that is skipped is counted as that already."""
-        if self._empty is None:
-            self._empty = torch.zeros(self._size, dtype=torch.bool)
         skipped = {problem.row for problem in read.problems} if self.skips else set()
-        self._empty[[row for row in rows if row not in skipped]] = True
+        self._add_empty([row for row in rows if row not in skipped])
 
     def require_any_modality(self) -> None:
         """Raise DataError if not one row had any modality."""
@@ -157,6 +176,24 @@ class ReadReport:
         lines = [f"{self._describe(problem)}" for problem in self.problems]
         more = len(self.dropped) - len(lines)
         return "\n".join(filter(None, [*lines, f"and {more} more" if more else "", self._tell_truncated()]))
+
+    def _require_few(self) -> None:
+        if self.most is not None and self._count > self.most:
+            raise DataError(
+                f"{self.places.name}: {self._count} of {self._size} rows could not be read, more than max_errors allows"
+                f" ({self.most}). The first: {self._describe(self.problems[0])}. Expected fewer. Mend the files, or "
+                "give max_errors=1.0 to go on whatever their share."
+            )
+
+    def _add_lost(self, modality: str, rows: Sequence[int], steps: Sequence[int]) -> None:
+        lost = self._lost.setdefault(modality, torch.zeros(self._size, dtype=torch.int32))
+        index = torch.as_tensor(rows, dtype=torch.int64)
+        lost[index] = torch.maximum(lost[index], torch.as_tensor(steps, dtype=torch.int32))
+
+    def _add_empty(self, rows: Sequence[int]) -> None:
+        if self._empty is None:
+            self._empty = torch.zeros(self._size, dtype=torch.bool)
+        self._empty[torch.as_tensor(rows, dtype=torch.int64)] = True
 
     def _add_problem(self, problem: Problem) -> None:
         if self._bad is None:
