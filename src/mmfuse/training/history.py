@@ -23,7 +23,7 @@ class History:
     epochs: list[dict[str, Any]] = field(default_factory=list)
     best_epoch: int | None = None  # as counted in the entry "epoch", from 1
 
-    def __getitem__(self, name: str) -> list[float]:
+    def __getitem__(self, name: str) -> list[Any]:
         """One number over the epochs, to be plotted; NaN where an epoch lacks it."""
         if name not in self.names:
             raise KeyError(

@@ -108,7 +108,7 @@ def _draw(axis: Any, history: History, panel: Panel) -> None:
         axis.legend(axis.lines[:-1:2] if best is not None else None, list(panel.lines), fontsize=8, frameon=False)
 
 
-def _wide(values: list[float]) -> bool:
+def _wide(values: list[Any]) -> bool:
     """Whether a logarithmic axis shows more of these."""
     finite = [value for value in values if math.isfinite(value)]
     return bool(finite) and min(finite) > 0 and max(finite) / min(finite) > WIDE_RANGE

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 import torch
@@ -88,6 +89,15 @@ class Loader:
         now = self._now or self._upcoming()
         rows = [list(map(int, some)) for some in self._order.rows(now)]
         return [row for some in rows for row in some] + [-1] * (self._order.steps(now) - len(rows))
+
+    def rows_of(self, first: int, count: int) -> list[list[int]]:
+        """Numbers of the rows of so many batches, from number ``first`` on, from 0, of the last pass that was begun.
+
+        A blank batch, and one beyond the end, has none.
+        """
+        rows = self._order.rows(self._now or self._upcoming())
+        found = [list(map(int, some)) for some in islice(rows, first, first + count)]
+        return found + [[] for _ in range(count - len(found))]
 
     def position(self, batches: int) -> dict[str, Any]:
         """Where the last pass that was begun stands after so many of its batches were used; before any, the next pass.
