@@ -172,9 +172,9 @@ def memory_mb() -> float:
 
 def _named(kind: str, losses: Mapping[str, float]) -> dict[str, float]:
     """Losses with the names that they have in a history; "loss" is their sum."""
-    return {f"{kind}/loss": sum(losses.values()), **{f"{kind}/{name}/loss": x for name, x in losses.items()}}
+    return {f"{kind}/loss": float(sum(losses.values())), **{f"{kind}/{name}/loss": x for name, x in losses.items()}}
 
 
-def _speed(samples: float, waited: float, seconds: float) -> dict[str, float]:
+def _speed(samples: int, waited: float, seconds: float) -> dict[str, float]:
     seconds = max(seconds, 1e-9)
     return {"samples_per_second": samples / seconds, "wait_share": waited / seconds, "memory_mb": memory_mb()}
