@@ -1,32 +1,48 @@
 """``fit``: the plain loop with the defaults that a real run needs."""
 
 import time
-from collections.abc import Iterable, Sequence, Sized
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack, closing, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from torch.optim import Optimizer
+from torch.nn.parallel import DistributedDataParallel
 
-from mmfuse._checks import require_positive
 from mmfuse.contracts import Batch
 from mmfuse.data.loading.loader import tell_dropped
-from mmfuse.evaluation.collect import require_batches
+from mmfuse.distributed import agree, connect, is_main, rank, together
 from mmfuse.evaluation.evaluate import evaluate
 from mmfuse.losses import Sum
 from mmfuse.model import MultimodalModel
+from mmfuse.training.arguments import count_batches, require_settings, with_state
 from mmfuse.training.best import Best
-from mmfuse.training.checkpoint import load_checkpoint, save_checkpoint
+from mmfuse.training.compiling import compiled
+from mmfuse.training.distributed import parallel
+from mmfuse.training.ema import ExponentialMovingAverage
 from mmfuse.training.history import History
+from mmfuse.training.log import Log, Logs
 from mmfuse.training.loop import Balance, train_epoch
-from mmfuse.training.meter import Meter
-from mmfuse.training.optimizer import check_partition, make_optimizer, parameter_groups, renew_rates, warmup_cosine
-from mmfuse.training.precision import Precision
-from mmfuse.training.seeds import seed_everything
+from mmfuse.training.nonfinite import NonFinite
+from mmfuse.training.objective import Objective
+from mmfuse.training.optimizer import (
+    check_partition,
+    make_optimizer,
+    parameter_groups,
+    rate_of,
+    renew_rates,
+    warmup_cosine,
+)
+from mmfuse.training.precision import Precision, arithmetic
+from mmfuse.training.progress import Progress
+from mmfuse.training.run_folder import RunFolder
+from mmfuse.training.seeds import seed_everything, seed_of
+from mmfuse.training.signals import StopSignals
+from mmfuse.training.unfreezing import Plan, Unfreezing
 
 
-def fit(  # noqa: PLR0913  flat keywords, as users of every other trainer expect; a settings object would hide them
+def fit(  # noqa: C901, PLR0913, PLR0915  all in the order in which it happens; flat keywords, as users expect
     model: MultimodalModel,
     train: Iterable[Batch],
     validation: Iterable[Batch] | None = None,
@@ -34,24 +50,40 @@ def fit(  # noqa: PLR0913  flat keywords, as users of every other trainer expect
     epochs: int,
     learning_rate: float = 1e-3,
     pretrained_learning_rate: float | None = None,
+    layer_decay: float = 1.0,
     weight_decay: float = 0.01,
     warmup: float = 0.1,
     weigh: nn.Module | None = None,
     balance: Sequence[Balance] = (),
     accumulate: int = 1,
     clip: float | None = 1.0,
+    ema: float | None = None,
+    unfreeze: Plan | None = None,
     precision: str = "auto",
+    tf32: bool | None = None,
+    deterministic: bool = False,
+    compile: bool | Mapping[str, Any] = False,
     device: torch.device | str | None = None,
+    strategy: str = "auto",
     folder: str | Path | None = None,
     resume: bool = False,
+    save_every: int | None = None,
+    keep: int = 2,
     select: str = "loss",
     patience: int | None = None,
+    on_nonfinite: str = "raise",
+    max_skips: int = 10,
+    log: Log | Sequence[Log] | None = None,
+    log_every: int = 50,
     seed: int = 0,
     progress: bool = True,
 ) -> History:
     """Train a model; with validation batches, leave it with the weights of its best epoch.
 
     Never give the test set as ``validation``: the epoch is chosen by it, so its numbers are too good.
+
+    The same call trains on one process, or on each of those that ``torchrun`` started. With a ``folder``, a run that
+    was stopped in any way goes on with ``resume=True``, bit for bit as if it had not been.
 
     Args:
         model: moved to ``device``.
@@ -60,18 +92,32 @@ def fit(  # noqa: PLR0913  flat keywords, as users of every other trainer expect
         epochs: passes over ``train``.
         learning_rate: highest rate of new parameters (AdamW).
         pretrained_learning_rate: highest rate of pretrained encoders; a tenth of ``learning_rate`` if None.
+        layer_decay: how much slower each layer of a pretrained encoder learns than the one above it.
         weight_decay: of matrices; biases, norms and other vectors are not decayed.
         warmup: share of the steps in which the rates rise; after that they fall to zero along a cosine.
         weigh: losses of the tasks -> one loss; their sum if None. Its parameters are trained too.
         balance: rules that edit the gradients after ``backward``.
         accumulate: batches in one optimizer step.
         clip: largest norm of all gradients together; None: no limit.
+        ema: decay of a moving average of the weights, such as 0.999, which is then what is validated and kept.
+        unfreeze: from which epoch on an encoder is trained: ``{"text": 3}``; see :class:`Unfreezing`.
         precision: "auto", "float32", "bf16" or "fp16".
+        tf32: whether products of float32 may be rounded to TF32 on a GPU; None: as torch is set.
+        deterministic: only operations that give the same bits every time.
+        compile: run the model through ``torch.compile``; a mapping gives its options.
         device: a GPU if there is one, if None.
-        folder: where checkpoints go: ``last`` after every epoch, and ``best``. None: the best is kept in memory.
-        resume: go on from ``folder/last`` if there is one, with the rates, decay, ``select`` and ``seed`` of then.
+        strategy: "ddp", "fsdp", or "auto", which is "ddp" where there are several processes.
+        folder: where the run is kept: ``checkpoints``, ``best``, ``history.jsonl``, ``run.json``. None: the best is
+            kept in memory.
+        resume: go on from the newest whole checkpoint if there is one, with the rates, ``select`` and ``seed`` of then.
+        save_every: optimizer steps between checkpoints; None: one after every epoch.
+        keep: how many checkpoints are kept.
         select: number of the validation report by which the best epoch is chosen: "loss" or "task/metric".
         patience: stop after so many epochs without a better one.
+        on_nonfinite: what a loss or gradient that is not finite does: "raise", or "skip" the step and warn.
+        max_skips: most steps that are skipped.
+        log: ``log(step, values)``, or several: called every ``log_every`` steps and after every epoch.
+        log_every: optimizer steps between losses that are logged.
         seed: of dropout and everything else that is random in training.
         progress: show a bar.
 
@@ -80,115 +126,96 @@ def fit(  # noqa: PLR0913  flat keywords, as users of every other trainer expect
 
     Raises:
         NonFiniteError: a loss or gradient is not finite. No weight has been changed by it.
+        Preempted: the process got SIGTERM or SIGINT; the state is saved after the step that was going on.
     """
-    batches = _require_batches(train, validation, select, patience)
-    positive = {"epochs": epochs, "accumulate": accumulate, "clip": clip, "patience": patience}
-    require_positive("fit", **{name: value for name, value in positive.items() if value is not None})
+    given = dict(locals())
+    require_settings(given)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    seed_everything(seed)
-    weigh = (weigh or Sum()).to(device)
-    model.to(device)
-    groups = parameter_groups(
-        model,
-        weigh,
-        learning_rate=learning_rate,
-        pretrained_learning_rate=pretrained_learning_rate,
-        weight_decay=weight_decay,
-    )
-    check_partition(groups, [model, weigh])
-    optimizer = make_optimizer(groups)
-    schedule = warmup_cosine(optimizer, steps=epochs * -(-batches // accumulate), warmup=warmup)
-    numeric = Precision(precision, device)
-    parts = {"model": model, "weigh": weigh, "optimizer": optimizer, "schedule": schedule, "scaler": numeric.scaler}
-    best = Best(model, select, folder)
-    settings = {
-        "learning_rate": learning_rate,
-        "pretrained_learning_rate": pretrained_learning_rate,
-        "weight_decay": weight_decay,
-        "select": select,
-        "seed": seed,
-        "trained": {group["name"]: len(group["params"]) for group in groups},
-    }
-    history, step = _start(folder, resume, parts, best, settings)
-    for epoch in range(len(history.epochs) + 1, epochs + 1):
-        if best.is_stale(epoch, patience):
-            break
-        if hasattr(train, "epoch"):
-            train.epoch = epoch - 1  # the order of a Loader depends on it
-        rate, began = _rate(optimizer), time.perf_counter()
-        meter = Meter(train, f"epoch {epoch}/{epochs}", show=progress)
-        for losses in train_epoch(
+    connect()
+    with ExitStack() as stack:
+        stack.enter_context(together())
+        stack.enter_context(arithmetic(device, tf32=tf32, deterministic=deterministic))
+        signals = stack.enter_context(StopSignals())
+        batches = count_batches(train, validation, select=select, patience=patience)
+        seed_everything(seed if rank() == 0 else seed_of(seed, rank()))
+        weigh = (weigh or Sum()).to(device)
+        model.to(device)
+        numeric = Precision(precision, device)
+        alone = Objective(model, weigh, forward=compiled(model, compile), keep_output=bool(balance))
+        objective = parallel(alone, strategy, numeric)
+        groups = parameter_groups(
             model,
-            meter,
-            weigh=weigh,
-            optimizer=optimizer,
-            balance=balance,
-            accumulate=accumulate,
-            clip=clip,
-            precision=numeric,
-            schedule=schedule,
-            first_step=step + 1,
-        ):
-            meter.add(losses)
-            step += 1
-        row = {"epoch": epoch, "learning_rate": rate, **meter.close()}
-        if validation is not None:
-            numbers = evaluate(model, validation).numbers
-            row |= {f"validation/{name}": value for name, value in numbers.items()}
-            best.look(epoch, numbers)
-        row["seconds"] = time.perf_counter() - began
-        history.epochs.append(row)
-        history.best_epoch = best.epoch
-        if folder is not None:
-            best.save_if_new(epoch)
-            progress_made = {"history": history.epochs, "best": best.state, "step": step, "settings": settings}
-            save_checkpoint(Path(folder) / "last", parts, progress_made)
-    best.restore()
+            weigh,
+            learning_rate=learning_rate,
+            pretrained_learning_rate=pretrained_learning_rate,
+            weight_decay=weight_decay,
+            layer_decay=layer_decay,
+        )
+        check_partition(groups, [model, weigh])
+        optimizer = make_optimizer(groups)
+        schedule = warmup_cosine(optimizer, steps=epochs * -(-batches // accumulate), warmup=warmup)
+        average = None if ema is None else ExponentialMovingAverage(model, ema)
+        unfreezing = Unfreezing(model, unfreeze)
+        nonfinite = NonFinite(on_nonfinite, max_skips)
+        best = Best(model, select, folder)
+        now = Progress(train)
+        parts = {"model": model, "weigh": weigh, "optimizer": optimizer, "schedule": schedule, "scaler": numeric.scaler}
+        parts |= {"average": average, "nonfinite": nonfinite, "best": best, "progress": now, **with_state(balance)}
+        kept = stack.enter_context(RunFolder(folder, keep, parts, given, groups))
+        restore = kept.load(resume)
+        renew_rates(optimizer, schedule)
+        logs = stack.enter_context(closing(Logs(log if is_main() else None, kept.log)))
+        logs.keep_until(now.step)
+        for epoch in range(now.epoch, epochs + 1):
+            if best.is_stale(epoch, patience):
+                break
+            if unfreezing.apply(epoch) and isinstance(objective, DistributedDataParallel):
+                objective = parallel(alone, strategy, numeric)  # it knows only what was trained when it was made
+            rate, began = rate_of(optimizer), time.perf_counter()
+            meter = now.begin(f"epoch {epoch}/{epochs}", show=progress, restore=restore)
+            restore = None
+            for losses in train_epoch(
+                model,
+                meter,
+                weigh=weigh,
+                optimizer=optimizer,
+                balance=balance,
+                accumulate=accumulate,
+                clip=clip,
+                precision=numeric,
+                schedule=schedule,
+                objective=objective,
+                nonfinite=nonfinite,
+                signals=signals,
+                first_step=now.step + 1,
+            ):
+                meter.add(losses, skipped=nonfinite.skips)
+                now.advance(accumulate)
+                if average is not None:
+                    average.update()
+                if now.step % log_every == 0 and logs.logs:
+                    logs(now.step, {"learning_rate": rate_of(optimizer), **meter.recent()})
+                if signals.stop or (save_every and now.step % save_every == 0 and now.used < batches):
+                    kept.save(now)
+                if signals.stop:
+                    raise kept.preempted(signals.stop, now)
+            row: dict[str, float] = {"epoch": epoch, "learning_rate": rate, **meter.close()}
+            with nullcontext() if average is None else average.swapped():
+                if validation is not None:
+                    numbers = evaluate(model, validation).numbers
+                    row |= {f"validation/{name}": value for name, value in numbers.items()}
+                    best.look(epoch, numbers)
+                    best.save_if_new(epoch)
+            row["seconds"] = time.perf_counter() - began
+            now.end(row)
+            now.history.best_epoch = best.epoch
+            logs(now.step, row if best.epoch is None else {**row, "best_epoch": best.epoch})
+            kept.save(now)
+            signals.hear(agree(signals.counts()))
+            if signals.stop and epoch < epochs:
+                raise kept.preempted(signals.stop, now)
+        if best.epoch is None and average is not None:
+            average.copy_to_model()
+        best.restore()
     tell_dropped(train, stacklevel=3)
-    return history
-
-
-def _require_batches(train: Iterable[Batch], validation: Any, select: str, patience: int | None) -> int:
-    """The number of batches in an epoch, or an error before anything is trained."""
-    require_batches(train)
-    if validation is not None:
-        require_batches(validation)
-    if not isinstance(train, Sized) or not len(train):
-        raise ValueError(
-            f"fit got a {type(train).__name__} {'without a batch' if isinstance(train, Sized) else 'without length'} "
-            "to train on. Expected batches that can be counted and read once an epoch. Give a Loader, or a list."
-        )
-    if validation is None and (patience is not None or select != "loss"):
-        raise ValueError(
-            f"fit got {'patience' if patience is not None else 'select'} without validation batches. Expected both or "
-            "neither. Give validation batches."
-        )
-    return len(train)
-
-
-def _rate(optimizer: Optimizer) -> float:
-    """The learning rate of the new parameters, or of all if none is new."""
-    groups = optimizer.param_groups
-    return next((group["lr"] for group in groups if group["name"].startswith("new")), groups[0]["lr"])
-
-
-def _start(
-    folder: str | Path | None, resume: bool, parts: dict[str, Any], best: Best, settings: dict[str, Any]
-) -> tuple[History, int]:
-    """An empty history, or that of the run in the folder with everything put back."""
-    if folder is None:
-        if resume:
-            raise ValueError("fit got resume=True without a folder. Expected the folder of the run. Give folder=...")
-        return History(), 0
-    last = Path(folder) / "last"
-    if not last.is_dir():
-        return History(), 0
-    if not resume:
-        raise ValueError(
-            f"fit found a run in {folder}. Expected an empty folder, so that nothing is lost. "
-            "Pass resume=True to go on with that run, or choose another folder."
-        )
-    state = load_checkpoint(last, parts, settings)
-    renew_rates(parts["optimizer"], parts["schedule"])
-    best.epoch, best.score = state["best"]["epoch"], state["best"]["score"]
-    return History(state["history"], best.epoch), int(state["step"])
+    return now.history

@@ -4,20 +4,21 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-import torch
 from torch import Tensor, nn
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from mmfuse._checks import require_positive
 from mmfuse._files import device_of
 from mmfuse.contracts import Batch, Output
+from mmfuse.data.loading.prefetch import prefetch
 from mmfuse.model import MultimodalModel
-from mmfuse.training.nonfinite import NonFiniteError, explain_nonfinite
+from mmfuse.training.distributed import clip_gradients, gradient_norm, mean_over_processes, synchronising
+from mmfuse.training.nonfinite import NonFinite
 from mmfuse.training.objective import Objective, Totals, totals_of, with_equal_targets
 from mmfuse.training.precision import Precision
 from mmfuse.training.signals import StopSignals
+from mmfuse.training.unfreezing import set_training
 
 Balance = Callable[[MultimodalModel, Output, Batch], None]  # edits gradients in place
 
@@ -34,6 +35,7 @@ def train_epoch(  # noqa: PLR0913  one keyword for each thing that a step does; 
     precision: Precision | None = None,
     schedule: LRScheduler | None = None,
     objective: nn.Module | None = None,
+    nonfinite: NonFinite | None = None,
     signals: StopSignals | None = None,
     first_step: int = 1,
 ) -> Iterator[dict[str, Tensor]]:
@@ -52,6 +54,7 @@ def train_epoch(  # noqa: PLR0913  one keyword for each thing that a step does; 
         precision: float32 if None.
         schedule: stepped after the optimizer.
         objective: :class:`Objective` of model and weighting, as :func:`parallel` wraps it; their own if None.
+        nonfinite: what becomes of a step that is not finite: ``NonFiniteError`` if None.
         signals: its ``stop`` is set when some process has been asked to stop.
         first_step: number of the first step, for messages.
     """
@@ -59,18 +62,21 @@ def train_epoch(  # noqa: PLR0913  one keyword for each thing that a step does; 
     precision = precision or Precision("float32", device_of(model))
     objective = objective or Objective(model, weigh, keep_output=bool(balance))
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    model.train()
+    nonfinite = nonfinite or NonFinite()
+    nonfinite.begin(model, batches, accumulate=accumulate, first_step=first_step)
+    set_training(model)
     for step, (window, totals) in enumerate(_steps(batches, accumulate, model, signals), start=first_step):
         optimizer.zero_grad(set_to_none=True)
         losses = _backward(model, objective, window, totals, balance, precision)
         precision.scaler.unscale_(optimizer)
-        norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
-        if not _may_step(losses, norm, precision):
-            raise NonFiniteError(explain_nonfinite(step, model, window, losses, precision))
-        if clip is not None:
-            clip_grads_with_norm_(parameters, clip, norm)
-        precision.scaler.step(optimizer)
-        precision.scaler.update()
+        norm = gradient_norm(parameters)
+        if nonfinite.may_step(losses, norm, precision):
+            if clip is not None:
+                clip_gradients(parameters, clip, norm)
+            precision.scaler.step(optimizer)
+            precision.scaler.update()
+        else:
+            nonfinite.meet(step, model, window, losses, precision)
         if schedule is not None:
             schedule.step()
         yield losses
@@ -84,23 +90,18 @@ def _backward(
     balance: Sequence[Balance],
     precision: Precision,
 ) -> dict[str, Tensor]:
-    """The gradient of some batches as if they were one; returns the loss of each task."""
+    """The gradient of some batches as if they were one; returns the loss of each task over all processes."""
     losses: dict[str, Tensor] = {}
-    for batch in window:
-        with precision.autocast():
-            total, parts, output = objective(batch, totals)
-        precision.scaler.scale(total).backward()
+    for number, batch in enumerate(window, start=1):
+        with synchronising(objective, number == len(window)):
+            with precision.autocast():
+                total, parts, output = objective(batch, totals)
+            precision.scaler.scale(total).backward()
         for name, loss in parts.items():
             losses[name] = losses[name] + loss if name in losses else loss
         for rule in balance:
             rule(model, output, batch)
-    return losses
-
-
-def _may_step(losses: dict[str, Tensor], norm: Tensor, precision: Precision) -> bool:
-    """Whether all is finite. A scaler finds infinite gradients on its way to the right scale: it skips them itself."""
-    numbers = [*losses.values()] if precision.scaler.is_enabled() else [*losses.values(), norm]
-    return not numbers or bool(torch.stack([number.float() for number in numbers]).isfinite().all())
+    return mean_over_processes(losses)
 
 
 def _steps(
@@ -115,14 +116,10 @@ def _steps(
     def on_cpu() -> Iterator[Batch]:
         iterator = iter(batches)
         while window := list(itertools.islice(iterator, size)):
-            stop = 0 if signals is None else signals.received
-            totals, stop = totals_of(window, list(model.tasks), stop)
-            if signals is not None:
-                signals.stop = stop
-            counted.append(totals)
+            counted.append(totals_of(window, list(model.tasks), signals))
             yield from with_equal_targets(window, counted[-1], model.tasks)
 
-    moved = (batch.to(device_of(model), non_blocking=True) for batch in on_cpu())
+    moved = prefetch(on_cpu(), device_of(model))
     for first in moved:
         totals = counted.popleft()
         yield [first, *itertools.islice(moved, totals.pieces - 1)], totals

@@ -8,8 +8,10 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from mmfuse.contracts import Batch, Output, Target
+from mmfuse.distributed import agree
 from mmfuse.losses import known_counts, task_losses, unknown_like
 from mmfuse.model import MultimodalModel
+from mmfuse.training.signals import StopSignals
 
 
 @dataclass(frozen=True)
@@ -71,15 +73,19 @@ class Objective(nn.Module):
         return total, losses, _detached(output) if self.keep_output else None
 
 
-def totals_of(window: Sequence[Batch], tasks: Sequence[str], stop: int = 0) -> tuple[Totals, int]:
-    """What the pieces of a step hold together, and the signal to stop that some process got.
+def totals_of(window: Sequence[Batch], tasks: Sequence[str], signals: StopSignals | None = None) -> Totals:
+    """What the pieces of a step hold together over all processes, which tell each other of signals by the way.
 
     Reads labels: call it while they are on the CPU.
     """
     own = known_counts(window)
-    numbers = [*(own.get(name, 0) for name in tasks), sum(map(samples_of, window)), 1, stop]
-    *known, samples, processes, stop = numbers
-    return Totals(dict(zip(tasks, known, strict=True)), samples, len(window), int(processes)), int(stop)
+    numbers = [*(own.get(name, 0) for name in tasks), sum(map(samples_of, window)), 1]
+    received = [] if signals is None else signals.counts()
+    total = agree([*numbers, *received])
+    if signals is not None:
+        signals.hear(total[len(numbers) :])
+    *known, samples, processes = total[: len(numbers)]
+    return Totals(dict(zip(tasks, known, strict=True)), samples, len(window), int(processes))
 
 
 def with_equal_targets(

@@ -125,3 +125,9 @@ def _trainable(modules: Sequence[nn.Module | None]) -> list[torch.nn.Parameter]:
     """Every trainable parameter once, also where modules share it."""
     every = (parameter for module in modules if module is not None for parameter in module.parameters())
     return list({id(parameter): parameter for parameter in every if parameter.requires_grad}.values())
+
+
+def rate_of(optimizer: Optimizer) -> float:
+    """The learning rate of the new parameters, or of all if none is new."""
+    groups = optimizer.param_groups
+    return next((group["lr"] for group in groups if group["name"].startswith("new")), groups[0]["lr"])

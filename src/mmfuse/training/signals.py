@@ -2,6 +2,7 @@
 
 import signal
 import threading
+from collections.abc import Sequence
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -44,6 +45,14 @@ class StopSignals:
     ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+    def counts(self) -> list[int]:
+        """For each signal that is caught, whether this process got it: to be summed over the processes."""
+        return [int(self.received == number) for number in CAUGHT]
+
+    def hear(self, counts: Sequence[float]) -> None:
+        """Set ``stop`` from the sums over all processes."""
+        self.stop = next((number for number, count in zip(CAUGHT, counts, strict=True) if count), 0)
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         if self.received == number == signal.SIGINT:
