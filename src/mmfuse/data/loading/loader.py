@@ -1,5 +1,6 @@
 """Batches of a dataset, cut among the ranks, in an order that is a function of the seed and the epoch."""
 
+import json
 import warnings
 from collections.abc import Iterator, Mapping
 from itertools import islice
@@ -16,6 +17,7 @@ from mmfuse.data.loading.passes import BatchOrder, Pass, require_same_order
 from mmfuse.data.loading.ranks import rank_and_world
 from mmfuse.data.loading.report import Read
 from mmfuse.data.loading.workers import Workers
+from mmfuse.distributed import gather_texts, is_main, world
 
 
 class Loader:
@@ -155,7 +157,15 @@ class Loader:
 
 
 def tell_dropped(batches: Any, stacklevel: int) -> None:
-    """Warn of what a loader could not read or has cut off, unless that was told; other batches have nothing to tell."""
+    """Warn of what a loader could not read or has cut off, unless that was told; other batches have nothing to tell.
+
+    Every process calls it: afterwards the report of each holds what all have met, and rank 0 tells it.
+    """
     report = getattr(getattr(batches, "dataset", None), "report", None)
-    if report is not None and (news := report.news()):
+    if report is None:
+        return
+    if world() > 1:
+        for state in gather_texts(json.dumps(report.state_dict())):
+            report.merge(json.loads(state))
+    if (news := report.news()) and is_main():
         warnings.warn(news, stacklevel=stacklevel)
