@@ -1,6 +1,6 @@
 """Runs a model over batches without training it, and keeps what it answered."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +10,10 @@ from torch import Tensor
 
 from mmfuse._files import device_of
 from mmfuse.contracts import Batch, Target
-from mmfuse.data.loading.loader import tell_dropped
+from mmfuse.data.loading.loader import Loader, tell_dropped
 from mmfuse.data.tables.table import Table
+from mmfuse.distributed import connect, gather_rows, share_buffers, together, world
+from mmfuse.layers.masking import wide
 from mmfuse.losses import unknown_like
 from mmfuse.missing import hide as hide_modalities
 from mmfuse.model import MultimodalModel
@@ -26,15 +28,38 @@ class Collected:
     weights: dict[str, Tensor]
     present: Tensor  # which samples have any modality
 
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> "Collected":
+        """The same with every tensor changed."""
+        return Collected(
+            {name: change(part) for name, part in self.predictions.items()},
+            {name: Target(change(part.values), change(part.known)) for name, part in self.targets.items()},
+            {name: change(part) for name, part in self.weights.items()},
+            change(self.present),
+        )
+
 
 def collect(model: MultimodalModel, batches: Iterable[Batch], *, hide: Collection[str] = ()) -> Collected:
     """Everything that a model answers, in evaluation mode. Nothing leaves the device before the end.
 
-    Warns of files that could not be read, in the name of the caller's caller.
+    Several processes share the rows of a ``Loader``; each gets the answers of all, in the order of the table. Any
+    other batches each process goes over as a whole. Warns of files that could not be read, in the name of the caller's
+    caller.
     """
     require_batches(batches)
     if getattr(batches, "mixes", False):
         raise ValueError("Mixed labels cannot be scored. Expected rows as they are. Load them without mix=.")
+    connect()
+    with together():
+        share_buffers(model)
+        found = _run(model, batches, hide)
+        if world() > 1 and isinstance(batches, Loader):
+            found = _of_all_processes(found, batches.rows())
+    tell_dropped(batches, stacklevel=4)
+    return found
+
+
+def _run(model: MultimodalModel, batches: Iterable[Batch], hide: Collection[str]) -> Collected:
+    """The answers of this process."""
     was_training, device = {part: part.training for part in model.modules()}, device_of(model)
     predictions: dict[str, list[Tensor]] = {}
     targets: list[Mapping[str, Target]] = []
@@ -53,7 +78,6 @@ def collect(model: MultimodalModel, batches: Iterable[Batch], *, hide: Collectio
     finally:
         for part, mode in was_training.items():
             part.training = mode
-    tell_dropped(batches, stacklevel=4)
     if not present:
         raise ValueError("There is not one batch. Expected at least one. Is the table, or the list, empty?")
     return Collected(
@@ -62,6 +86,18 @@ def collect(model: MultimodalModel, batches: Iterable[Batch], *, hide: Collectio
         {name: torch.cat(parts) for name, parts in weights.items()},
         torch.cat(present),
     )
+
+
+def _of_all_processes(own: Collected, rows: Sequence[int]) -> Collected:
+    """The answers of all processes, in the order of their rows, without those to blank rows (-1)."""
+    numbers = torch.cat(gather_rows(torch.tensor(rows)))
+    order = numbers.argsort()
+    order = order[numbers[order] >= 0]
+
+    def whole(part: Tensor) -> Tensor:
+        return torch.cat(gather_rows(part))[order].to(part.device)
+
+    return own.mapped(whole)
 
 
 def require_batches(batches: Any) -> None:
@@ -75,7 +111,7 @@ def require_batches(batches: Any) -> None:
 
 def finite_answers(caller: str, task: Any, prediction: Tensor) -> np.ndarray:
     """What a task answers, decoded; an answer that is not finite is an error, not the first class."""
-    decoded = task.decode(prediction.float()).cpu()
+    decoded = task.decode(wide(prediction)).cpu()
     if not decoded.isfinite().all():
         raise ValueError(
             f"{caller} got answers that are not finite from the task {type(task).__name__}. Expected finite numbers. "

@@ -10,6 +10,7 @@ from torch import Tensor
 from mmfuse._checks import require_known_names
 from mmfuse.contracts import Batch, Target
 from mmfuse.evaluation.collect import collect, finite_answers
+from mmfuse.layers.masking import wide
 from mmfuse.losses import sample_losses
 from mmfuse.model import MultimodalModel
 
@@ -56,11 +57,13 @@ class Report:
 def evaluate(model: MultimodalModel, batches: Iterable[Batch], *, hide: Collection[str] = ()) -> Report:
     """Losses and scikit-learn's metrics of every task that has a known label, over all samples at once.
 
-    The model answers in evaluation mode, on the device where it is, and is left as it was found.
+    The model answers in evaluation mode, on the device where it is, and is left as it was found. Under ``torchrun``
+    call it on every process: they share the rows, and each gets the report of all.
 
     Args:
         model: the model.
-        batches: with labels. A sample whose label is unknown counts for nothing in that task.
+        batches: with labels. A sample whose label is unknown counts for nothing in that task. Several processes share
+            those of ``load_batches`` and ``load_shards``; others, such as a list, each goes over as a whole.
         hide: modalities that are made absent first.
 
     Raises:
@@ -87,7 +90,7 @@ def evaluate(model: MultimodalModel, batches: Iterable[Batch], *, hide: Collecti
 
 
 def _report(name: str, task: Any, prediction: Tensor, target: Target) -> TaskReport:
-    prediction, values = prediction[target.known].float(), target.values[target.known]
+    prediction, values = wide(prediction[target.known]), target.values[target.known]
     loss = float(sample_losses(name, task, prediction, values).double().mean())
     decoded, labels = finite_answers("evaluate", task, prediction), values.cpu().numpy()
     return TaskReport(loss, task.metrics(decoded, labels), task.report(decoded, labels), decoded, labels)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import operator
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from mmfuse._checks import require_choice
 from mmfuse.contracts import Batch
 from mmfuse.data.loading.loader import Loader
+from mmfuse.distributed import gather_texts, world
 from mmfuse.evaluation.collect import collect, finite_answers
 from mmfuse.model import MultimodalModel
 
@@ -25,7 +27,8 @@ def predict(model: MultimodalModel, batches: Iterable[Batch], *, hide: Collectio
     for each class; a regression gives ``result_predicted`` (in the units of its labels). Where the fusion reports
     weights, ``weight(modality)`` is the share of each. Rows of a table keep their own cells in front, samples of shards
     their ``key``, ``shard`` and texts, samples of any other dataset the number of their ``row``. Where a row was
-    skipped because it cannot be read (``load_batches(..., on_error="skip")``), its answers are None.
+    skipped because it cannot be read (``load_batches(..., on_error="skip")``), its answers are None. Under ``torchrun``
+    call it on every process: they share the rows, and each gets the answers of all.
 
     Args:
         model: answers in evaluation mode, on the device where it is.
@@ -41,7 +44,7 @@ def predict(model: MultimodalModel, batches: Iterable[Batch], *, hide: Collectio
     if hasattr(dataset, "named"):
         dataset.named = []
     found = collect(model, batches, hide=hide)
-    rows = _cells(dataset, len(found.present))
+    rows = _cells(batches, len(found.present))
     answers: list[dict[str, Any]] = [{} for _ in rows]
     for name, prediction in found.predictions.items():
         task: Any = model.tasks[name]
@@ -50,19 +53,18 @@ def predict(model: MultimodalModel, batches: Iterable[Batch], *, hide: Collectio
     for name, weight in found.weights.items():
         for answer, share in zip(answers, weight.tolist(), strict=True):
             answer[f"weight({name})"] = share
-    if isinstance(batches, Loader) and batches.dataset.report.skips:
-        # To answer where nothing could be read would be to answer no question.
-        skipped = set(batches.dataset.report.rows)
-        answers = [dict.fromkeys(a) if row in skipped else a for row, a in zip(batches.rows(), answers, strict=True)]
+    for row in _skipped(batches):  # to answer where nothing could be read would be to answer no question
+        answers[row] = dict.fromkeys(answers[row])
     return [cells | answer for cells, answer in zip(rows, answers, strict=True)]
 
 
-def _cells(dataset: Any, count: int) -> list[dict[str, Any]]:
+def _cells(batches: Any, count: int) -> list[dict[str, Any]]:
     """What names each answer: key and shard, number of the row, or all cells of it that can be written down."""
+    dataset: Any = batches.dataset if isinstance(batches, Loader) else None
     table = getattr(dataset, "table", None)
     if (named := getattr(dataset, "named", None)) is not None:
         dataset.named = None
-        return [dict(cells) for cells in named]
+        return _of_all_processes([dict(cells) for cells in named], batches.rows())
     if table is None:
         return [{} if dataset is None else {"row": row} for row in range(count)]
     rows: list[dict[str, Any]] = []
@@ -71,6 +73,21 @@ def _cells(dataset: Any, count: int) -> list[dict[str, Any]]:
         named = (zip(table.columns, cells, strict=True) for cells in zip(*columns, strict=True))
         rows += ({name: cell for name, cell in row if isinstance(cell, _PLAIN)} for row in named)
     return rows
+
+
+def _skipped(batches: Any) -> list[int]:
+    """The rows that could not be read and count for nothing."""
+    report = batches.dataset.report if isinstance(batches, Loader) else None
+    return report.rows if report is not None and report.skips else []
+
+
+def _of_all_processes(named: list[dict[str, Any]], rows: Sequence[int]) -> list[dict[str, Any]]:
+    """What names the rows of all processes, in their order."""
+    if world() == 1:
+        return named
+    own = json.dumps(list(zip(rows, named, strict=False)))  # after the named ones only blank rows come
+    found = [pair for text in gather_texts(own) for pair in json.loads(text)]
+    return [cells for _, cells in sorted(found, key=operator.itemgetter(0))]
 
 
 def write_rows(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
