@@ -42,10 +42,7 @@ class Saved:
         pieces = [self._piece(piece) for piece in self._pieces[part][path]]
         found = gather_box(box, dtype, pieces)
         if found is None:
-            raise CorruptCheckpointError(
-                f"{self.folder} lacks a piece of {path!r} of {part}. Expected those of all processes that wrote it. "
-                "Use another checkpoint."
-            )
+            raise self._corrupt(f"lacks a piece of {path!r} of {part}")
         return like(template, found)
 
     def random(self, rank: int) -> dict[str, dict[str, Tensor]]:
@@ -54,20 +51,28 @@ class Saved:
         states: dict[str, dict[str, Tensor]] = {}
         for name, tensor in (read_tensors(path) if path.is_file() else {}).items():
             which, _, generator = name.partition("/")
-            states.setdefault(which, {})[generator] = tensor
+            states.setdefault(which, {})[generator] = tensor.clone()  # the file is let go
         return states
 
     def _piece(self, piece: Mapping[str, Any]) -> tuple[Box, Any]:
-        from safetensors import safe_open
+        from safetensors import SafetensorError, safe_open
 
-        file = piece["file"]
-        if file not in self._handles:
-            self._handles[file] = safe_open(str(self.folder / file), framework="pt")
-        handle, key = self._handles[file], piece["key"]
-        slices = handle.get_slice(key)
+        file, key = piece["file"], piece["key"]
+        try:
+            if file not in self._handles:
+                self._handles[file] = safe_open(str(self.folder / file), framework="pt")
+            handle = self._handles[file]
+            slices = handle.get_slice(key)
+        except (SafetensorError, OSError) as error:
+            raise self._corrupt(f"cannot give a tensor of {file} ({error})") from None
         size = tuple(slices.get_shape())
 
         def read(where: tuple[slice, ...]) -> Tensor:
             return slices[where] if where else handle.get_tensor(key)
 
         return (tuple(piece.get("offset", (0,) * len(size))), size), read
+
+    def _corrupt(self, what: str) -> CorruptCheckpointError:
+        return CorruptCheckpointError(
+            f"The checkpoint {self.folder} {what}. Expected what all its processes wrote. Use another checkpoint."
+        )
