@@ -171,8 +171,9 @@ def fit(  # noqa: C901, PLR0913, PLR0915  all in the order in which it happens; 
                 break
             if unfreezing.apply(epoch) and isinstance(objective, DistributedDataParallel):
                 objective = parallel(alone, strategy, numeric)  # it knows only what was trained when it was made
-            rate, began = rate_of(optimizer), time.perf_counter()
-            meter = now.begin(f"epoch {epoch}/{epochs}", show=progress, restore=restore)
+            began = time.perf_counter()
+            title = f"epoch {epoch}/{epochs}"
+            meter = now.begin(title, rate=rate_of(optimizer), show=progress, restore=restore)
             restore = None
             for losses in train_epoch(
                 model,
@@ -199,7 +200,7 @@ def fit(  # noqa: C901, PLR0913, PLR0915  all in the order in which it happens; 
                     kept.save(now)
                 if signals.stop:
                     raise kept.preempted(signals.stop, now)
-            row: dict[str, float] = {"epoch": epoch, "learning_rate": rate, **meter.close()}
+            row: dict[str, float] = {"epoch": epoch, "learning_rate": now.rate, **meter.close()}
             with nullcontext() if average is None else average.swapped():
                 if validation is not None:
                     numbers = evaluate(model, validation).numbers

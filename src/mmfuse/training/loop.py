@@ -14,6 +14,7 @@ from mmfuse.contracts import Batch, Output
 from mmfuse.data.loading.prefetch import prefetch
 from mmfuse.model import MultimodalModel
 from mmfuse.training.distributed import clip_gradients, gradient_norm, mean_over_processes, synchronising
+from mmfuse.training.memory import explaining_out_of_memory
 from mmfuse.training.nonfinite import NonFinite
 from mmfuse.training.objective import Objective, Totals, totals_of, with_equal_targets
 from mmfuse.training.precision import Precision
@@ -67,7 +68,8 @@ def train_epoch(  # noqa: PLR0913  one keyword for each thing that a step does; 
     set_training(model)
     for step, (window, totals) in enumerate(_steps(batches, accumulate, model, signals), start=first_step):
         optimizer.zero_grad(set_to_none=True)
-        losses = _backward(model, objective, window, totals, balance, precision)
+        with explaining_out_of_memory(step, model, optimizer, window, precision):
+            losses = _backward(model, objective, window, totals, balance, precision)
         precision.scaler.unscale_(optimizer)
         norm = gradient_norm(parameters)
         if nonfinite.may_step(losses, norm, precision):

@@ -27,23 +27,26 @@ class Progress:
         self.epoch = 1  # that is going on, or comes next
         self.step = 0  # optimizer steps made, in the whole run
         self.used = 0  # batches of this process used in this epoch
+        self.rate = 0.0  # learning rate with which the epoch began
         self._used_before = 0  # of those, how many before this process went on
         self._position: Mapping[str, Any] | None = None
         self._meter: Mapping[str, Any] | None = None
         self._rest: Rest | None = None
         self.meter: Meter | None = None
 
-    def begin(self, title: str, *, show: bool, restore: Restore | None = None) -> Meter:
+    def begin(self, title: str, *, rate: float, show: bool, restore: Restore | None = None) -> Meter:
         """The batches that are still to come in this epoch, behind a meter that counts what is made of them.
 
         Args:
             title: of the bar.
+            rate: the learning rate of now.
             show: whether there is a bar.
             restore: for the first epoch of a run that goes on.
         """
         if hasattr(self.batches, "epoch"):
             self.batches.epoch = self.epoch - 1  # the order of a Loader depends on it
         drop, self._used_before = self.used, self.used
+        self.rate = self.rate if self.used else rate
         if self.used and hasattr(self.batches, "start"):
             self.batches.start(self._position)
             drop = 0
@@ -79,6 +82,7 @@ class Progress:
             "epoch": self.epoch,
             "step": self.step,
             "used": self.used,
+            "rate": self.rate,
             "position": position(self.used - self._used_before) if middle and position is not None else None,
             "meter": self.meter.state_dict() if middle and self.meter is not None else None,
         }
@@ -87,7 +91,7 @@ class Progress:
         """Go on from there with :meth:`begin`."""
         self.history = History(list(state["epochs"]), state["best_epoch"])
         self.epoch, self.step, self.used = int(state["epoch"]), int(state["step"]), int(state["used"])
-        self._position, self._meter = state["position"], state["meter"]
+        self.rate, self._position, self._meter = float(state["rate"]), state["position"], state["meter"]
 
 
 class Rest:
