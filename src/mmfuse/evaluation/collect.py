@@ -67,8 +67,8 @@ def _run(model: MultimodalModel, batches: Iterable[Batch], hide: Collection[str]
     present: list[Tensor] = []
     model.eval()
     try:
-        with torch.inference_mode():
-            for batch in batches:
+        for batch in batches:  # read outside of inference mode: a loader may keep tensors for training
+            with torch.inference_mode():
                 batch = hide_modalities(batch, hide).to(device, non_blocking=True)
                 output = model(batch)
                 present.append(output.fused.features.present)
