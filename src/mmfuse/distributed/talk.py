@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from mmfuse.distributed.connect import world
 
 
-def agree(values: Sequence[float]) -> list[float]:
+def agree(values: Sequence[float | int]) -> list[float]:
     """The sum of each number over all processes: one small message over gloo, without the GPU."""
     if world() == 1:
         return [float(value) for value in values]
