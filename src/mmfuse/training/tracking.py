@@ -23,6 +23,7 @@ class TensorBoard:
     def __call__(self, step: int, values: Mapping[str, float | int]) -> None:
         if self._writer is None:
             self._writer = _summary_writer()(str(self.folder), purge_step=self._purge)
+            self._purge = None  # once: what comes in a later file is new
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
         self._writer.flush()
