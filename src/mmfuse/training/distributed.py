@@ -1,5 +1,6 @@
 """One step on several processes: the objective as DDP or FSDP2 runs it, its gradients and their norm."""
 
+import inspect
 import zlib
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -44,13 +45,16 @@ def parallel(objective: nn.Module, strategy: str, precision: Precision) -> nn.Mo
         )
     if strategy == "fsdp":
         return shard(objective, precision)
+    known = inspect.signature(nn.parallel.DistributedDataParallel).parameters
+    travels = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # before torch 2.14
+    # A buffer that is in no state dict is a constant: it need not travel at every step.
+    buffers: Any = {travels: bool(saved_buffers(objective))}
     return nn.parallel.DistributedDataParallel(
         objective,
         # A task or a modality may be missing on this rank, or on all of them: then its parameters get no gradient.
         find_unused_parameters=True,
         gradient_as_bucket_view=True,
-        # A buffer that is in no state dict is a constant: it need not travel at every step.
-        broadcast_buffers=bool(saved_buffers(objective)),
+        **buffers,
     )
 
 

@@ -67,7 +67,7 @@ class Objective(nn.Module):
         # Without any label there is nothing to learn, but every process runs the same backward.
         total = self.weigh(scaled) / totals.pieces if scaled else 0.0 * output.fused.features.pooled.sum()
         if output.fused.penalties:
-            share = samples_of(batch) * totals.processes / totals.samples
+            share = _counted(batch) * totals.processes / max(1.0, totals.samples)
             total = total + sum(output.fused.penalties.values()) * share
         losses = {name: loss.detach() / totals.pieces for name, loss in scaled.items()}
         return total, losses, _detached(output) if self.keep_output else None
@@ -79,7 +79,7 @@ def totals_of(window: Sequence[Batch], tasks: Sequence[str], signals: StopSignal
     Reads labels: call it while they are on the CPU.
     """
     own = known_counts(window)
-    numbers = [*(own.get(name, 0) for name in tasks), sum(map(samples_of, window)), 1]
+    numbers = [*(own.get(name, 0) for name in tasks), sum(int(_counted(batch)) for batch in window), 1]
     received = [] if signals is None else signals.counts()
     total = agree([*numbers, *received])
     if signals is not None:
@@ -104,6 +104,14 @@ def with_equal_targets(
 def samples_of(batch: Batch) -> int:
     """How many samples a batch has."""
     return len(next(iter(batch.inputs.values())).present)
+
+
+def _counted(batch: Batch) -> int | Tensor:
+    """How many samples a batch has. A blank row, which is alone in its batch, is none; to see that is not to wait."""
+    if (size := samples_of(batch)) > 1:
+        return size
+    real = [*(given.present for given in batch.inputs.values()), *(target.known for target in batch.targets.values())]
+    return torch.stack(real).any()
 
 
 def _unknown(like: Target | None, task: nn.Module, batch: Batch) -> Target:

@@ -1,5 +1,6 @@
 """FSDP2: the processes share the weights, and each block of an encoder is put together when it runs."""
 
+import warnings
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -44,6 +45,8 @@ def shard(objective: nn.Module, precision: Precision, unit_bytes: int = UNIT_BYT
     for parameter in [*alone, *objective.weigh.parameters()]:  # type: ignore[union-attr]
         if parameter.requires_grad:
             parameter.register_hook(_mean)
+    # It warns of changes in place to what a module gives; nothing here makes any.
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
     model.register_forward_pre_hook(partial(_prepare, saved_buffers(model)), prepend=True)
     return objective
 
