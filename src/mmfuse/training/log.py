@@ -50,7 +50,7 @@ class Logs:
     """
 
     def __init__(self, log: Log | Sequence[Log] | None = None, path: str | Path | None = None) -> None:
-        given = [] if log is None else list(log) if isinstance(log, list | tuple) else [log]
+        given: list[Any] = [] if log is None else list(log) if isinstance(log, list | tuple) else [log]
         for one in given:
             if not callable(one):
                 raise TypeError(

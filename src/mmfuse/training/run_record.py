@@ -20,7 +20,7 @@ from mmfuse.distributed import world
 from mmfuse.training.log import replace_text
 
 VERSION = 1
-PACKAGES = ("torch", "torchvision", "torchaudio", "transformers", "peft", "numpy", "safetensors", "scikit-learn")
+PACKAGES = ("torchvision", "torchaudio", "transformers", "peft", "numpy", "safetensors", "scikit-learn")
 SECRETS = ("key", "token", "secret", "password")  # in the name of an option: its value is not written down
 MOST_ITEMS = 100  # of a list; of a longer one only the length is
 MOST_SECONDS = 10.0  # that git may take
@@ -86,9 +86,7 @@ def _describe_object(value: Any) -> dict[str, Any]:
     if hasattr(value, "dataset"):  # a Loader
         dataset = value.dataset
         text |= {"data": Path(str(getattr(dataset, "name", type(dataset).__name__))).name, "batches": len(value)}
-        text |= {"rows": len(dataset)} if hasattr(dataset, "__len__") else {}
-        settings = ("batch_size", "shuffled", "mixes", "workers", "seed")
-        text |= {name: describe(getattr(value, name)) for name in settings if hasattr(value, name)}
+        text |= describe(getattr(value, "settings", {}))
     return text
 
 
@@ -127,6 +125,7 @@ def _folder_of_script() -> Path:
 def versions() -> dict[str, str | None]:
     """Of Python, mmfuse, what it stands on, and CUDA; None for what is not there. Nothing is imported for it."""
     found: dict[str, str | None] = {"python": platform.python_version(), "mmfuse": __version__}
+    found["torch"] = torch.__version__  # says for which CUDA it was built, too
     for name in PACKAGES:
         try:
             found[name] = metadata.version(name)

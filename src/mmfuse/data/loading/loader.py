@@ -82,6 +82,11 @@ class Loader:
         """Whether labels are mixed with one another."""
         return self._mix is not None
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What its batches are made by: rows, seed, size and more of their order; plain JSON."""
+        return {**self._order.identity, **self._order.settings}
+
     def rows(self) -> list[int]:
         """Number of the row of each sample, in the order in which the last pass that was begun hands them out here.
 
