@@ -1,7 +1,13 @@
 """Checkpoints: whole and verified or not there, equal to the bit, and nothing changed by a load that fails."""
 
 import json
+import os
 import random
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
 
 import numpy
 import pytest
@@ -9,9 +15,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from mmfuse._files import CorruptCheckpointError
+from mmfuse.training import manifest, writing
 from mmfuse.training.checkpoint import Checkpoints
+from mmfuse.training.host_copy import checksums
+from mmfuse.training.manifest import first_difference, read_manifest, write_manifest
+from mmfuse.training.places import Places
 from mmfuse.training.seeds import random_states, restore_random_states, seed_everything
-from mmfuse.training.state_tree import take_apart
+from mmfuse.training.state_tree import put_together, take_apart
 
 SETTINGS = {"seed": 3, "rates": (1e-3, 1e-4)}
 
@@ -92,6 +103,7 @@ def test_without_a_checkpoint_nothing_is_loaded_and_nothing_changed(tmp_path):
     assert checkpoints.steps == []
 
 
+@pytest.mark.plain  # the shape checks draw random numbers themselves
 def test_all_random_states_come_back_and_more_than_those_of_now(tmp_path):
     run, checkpoints = Run(), Checkpoints(tmp_path)
     seed_everything(5)
@@ -119,6 +131,7 @@ def test_all_random_states_come_back_and_more_than_those_of_now(tmp_path):
     assert draw() == new != first
 
 
+@pytest.mark.plain
 def test_random_states_without_numpy_or_with_a_half_used_pair_come_back():
     random.seed(1)
     random.gauss(0, 1)
@@ -152,3 +165,337 @@ def test_what_is_written_is_safetensors_and_strict_json(tmp_path):
     assert torch.equal(tensors["2.weight"], run.model[2].weight)
     save_file(tensors, tmp_path / "again.safetensors")
     assert (tmp_path / "again.safetensors").stat().st_size == (folder / "model.safetensors").stat().st_size
+
+
+def test_the_newest_by_number_are_kept(tmp_path):
+    saved(tmp_path, steps=(998, 999, 1000), keep=2)
+    other = tmp_path / "checkpoints"
+    names = sorted(path.name for path in other.glob("step-*"))
+    (other / names[1]).rename(other / "step-1000")  # numbers are compared as numbers, not as text
+    for path in other.iterdir():
+        os.utime(path, (0, 0))  # and not by the clock
+
+    assert names == ["step-00000999", "step-00001000"]
+    assert Checkpoints(tmp_path).steps == [999, 1000]
+
+
+def test_nothing_older_goes_before_the_newer_is_verified(tmp_path, monkeypatch):
+    run, checkpoints = saved(tmp_path, steps=(1,), keep=1)
+    place = tmp_path / "checkpoints"
+    there = []
+    own = Places.prune
+
+    def look(self, newest, keep, needed):
+        there.append((sorted(p.name for p in place.glob("step-*")), first_difference(newest, read_manifest(newest))))
+        own(self, newest, keep, needed)
+
+    monkeypatch.setattr(Places, "prune", look)
+    checkpoints.save(2, run.parts, {})
+    checkpoints.wait()
+
+    assert there == [(["step-00000001", "step-00000002"], None)]
+    assert checkpoints.steps == [2]
+
+
+def test_a_number_that_is_there_is_not_overwritten_and_the_later_one_counts(tmp_path):
+    run, checkpoints = saved(tmp_path, steps=(5,), keep=3)
+    first = (tmp_path / "checkpoints" / "step-00000005" / "MANIFEST.json").read_bytes()
+
+    checkpoints.save(5, run.step().parts, {"step": "again"})
+    checkpoints.wait()
+
+    assert (tmp_path / "checkpoints" / "step-00000005" / "MANIFEST.json").read_bytes() == first
+    assert Checkpoints(tmp_path).load(run.parts) == {"step": "again"}
+    assert checkpoints.steps == [5, 5]
+
+
+def test_steps_that_are_needed_stay(tmp_path):
+    run, checkpoints = Run(), Checkpoints(tmp_path, keep=1, name="best", unit="epoch", needed=lambda: {1, 3})
+    for epoch in range(1, 6):
+        checkpoints.save(epoch, run.step().parts, {})
+    checkpoints.wait()
+
+    assert sorted(path.name for path in (tmp_path / "best").glob("epoch-*")) == [
+        "epoch-00000001",
+        "epoch-00000003",
+        "epoch-00000005",
+    ]
+
+
+def test_what_changes_after_the_call_is_not_in_the_file(tmp_path, monkeypatch):
+    run, checkpoints = Run(), Checkpoints(tmp_path)
+    go, own = threading.Event(), writing.write_tensors
+
+    def late(path, tensors):
+        assert go.wait(30)
+        return own(path, tensors)
+
+    monkeypatch.setattr(writing, "write_tensors", late)
+    history = [1]
+    for _ in range(2):  # the second one uses the buffers of the first
+        run.step()
+        go.clear()
+        expected = {name: take_apart_copy(part) for name, part in run.parts.items()}
+        checkpoints.save(1, run.parts, {"history": history})
+        run.step()
+        history.append(2)
+        go.set()
+        checkpoints.wait()
+
+    other = Run(seed=1)
+    assert checkpoints.load(other.parts) == {"history": [1, 2]}
+    for name, (tensors, rest) in expected.items():
+        found, found_rest = other.state[name]
+        assert found_rest == rest
+        for path, tensor in tensors.items():
+            assert torch.equal(found[path], tensor)
+
+
+def take_apart_copy(part):
+    tensors, rest = take_apart(part.state_dict(), "part")
+    return {path: tensor.clone() for path, tensor in tensors.items()}, rest
+
+
+def test_a_process_that_ends_at_once_ends_after_its_checkpoint(tmp_path):
+    code = f"""
+import torch
+from mmfuse._files import CorruptCheckpointError
+from mmfuse.training import manifest, writing
+from mmfuse.training.checkpoint import Checkpoints
+from mmfuse.training.host_copy import checksums
+from mmfuse.training.manifest import first_difference, read_manifest, write_manifest
+from mmfuse.training.places import Places
+Checkpoints({str(tmp_path)!r}).save(1, {{"model": torch.nn.Linear(1000, 1000)}}, {{"step": 1}})
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+    assert Checkpoints(tmp_path).load({"model": nn.Linear(1000, 1000)}) == {"step": 1}
+
+
+def test_frozen_parameters_are_written_once(tmp_path):
+    run, _ = saved(tmp_path, steps=(1, 2, 3))
+    place = tmp_path / "checkpoints"
+    frozen = [*place.glob("frozen-*")]
+    other = Checkpoints(tmp_path, keep=1)
+    other.load(run.parts)
+    other.save(4, run.step().parts, {})
+    other.wait()
+
+    assert [*place.glob("frozen-*")] == frozen and len(frozen) == 1
+    assert set(load_file(frozen[0])) == {"model/0.weight", "model/0.bias"}  # and not the other name of a tied one
+    assert set(load_file(place / "step-00000004" / "model.safetensors")) >= {"2.weight", "3.bias"}
+    again = Run(seed=1)
+    other.load(again.parts)
+    require_equal(again, run)
+
+
+def test_what_is_frozen_later_or_moves_without_a_gradient_is_right_too(tmp_path):
+    run, checkpoints = Run(), Checkpoints(tmp_path, keep=1)
+    place, sizes = tmp_path / "checkpoints", []
+
+    def keep(step):
+        checkpoints.save(step, run.parts, {})
+        checkpoints.wait()
+        other = Run(seed=1)
+        assert checkpoints.load(other.parts) == {}
+        require_equal(other, run)
+        sizes.append((place / f"step-{step:08d}" / "model.safetensors").stat().st_size)
+
+    keep(1)
+    run.step().model[2].requires_grad_(False)
+    keep(2)
+    keep(3)
+    run.model[0].weight.data.neg_()  # as a momentum encoder moves, unseen by torch's own counter of versions
+    keep(4)
+    run.model[0].weight.data = run.model[0].weight * 0.5
+    run.model[3].weight = run.model[0].weight
+    keep(5)
+    run.model[2].requires_grad_(True)
+    keep(6)
+
+    assert sizes[1] == sizes[2] < sizes[0]
+    assert sizes[3] == sizes[4] > sizes[2]
+    used = set(read_manifest(place / "step-00000006"))
+    assert {f"../{path.name}" for path in place.glob("frozen-*")} == {name for name in used if "frozen" in name}
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.bool]
+)
+@pytest.mark.parametrize("shape", [(), (1,), (7,), (3, 5), (0, 4), (16, 16)])
+def test_a_checksum_changes_with_any_value_and_with_nothing_else(dtype, shape):
+    tensor = torch.randint(0, 2, shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+    (before,) = checksums({"x": tensor}).values()
+    larger = torch.cat([tensor.reshape(-1), tensor.reshape(-1)])[tensor.numel() :].reshape(shape)  # not aligned
+
+    assert checksums({"x": larger, "y": tensor.clone()}) == {"x": before, "y": before}
+    for i in range(tensor.numel()):
+        changed = tensor.clone()
+        changed.view(-1)[i] = 1 - changed.view(-1)[i].long()
+        assert checksums({"x": changed})["x"] != before
+    if dtype == torch.float64 and tensor.numel() > 1 and tensor.any():
+        assert checksums({"x": -tensor})["x"] != before
+
+
+@pytest.mark.plain
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (
+            lambda run: Run(width=7),
+            r"The model of the checkpoint in .* does not fit: .*other shapes \['0.weight: \(6, 4",
+        ),
+        (lambda run: Run(dtype=torch.float64), r"has other types \['0.weight: torch.float32 for torch.float64'"),
+        (lambda run: with_part(run, "model", nn.Sequential(nn.Linear(4, 6))), "lacks .* has .*'1.bias'"),
+        (lambda run: with_part(run, "average", nn.Linear(1, 1)), "has no state of 'average', only of .'model', 'optim"),
+        (
+            lambda run: with_part(run, "optimizer", torch.optim.AdamW([run.model[2].weight])),
+            "groups of .'5 parameters'",
+        ),
+        (lambda run: with_part(run, "schedule", Refuses()), "cannot take this"),
+    ],
+)
+def test_a_load_that_fails_changes_nothing(tmp_path, spoil, message):
+    saved(tmp_path)
+    run = spoil(Run(seed=1).step())
+    before = {name: take_apart_copy(part) for name, part in run.parts.items()}
+    random_before = random_states()["torch"]
+
+    with pytest.raises((ValueError, RuntimeError), match=message):
+        Checkpoints(tmp_path).load(run.parts, SETTINGS)
+
+    assert torch.equal(random_states()["torch"], random_before)
+    for name, (tensors, rest) in before.items():
+        found, found_rest = take_apart(run.parts[name].state_dict(), name)
+        assert found_rest == rest and found.keys() == tensors.keys()
+        for path, tensor in tensors.items():
+            assert torch.equal(found[path], tensor), f"{name} {path}"
+
+
+def with_part(run, name, part):
+    run.parts[name] = part
+    return run
+
+
+class Refuses:
+    """A part that takes only its own state."""
+
+    def state_dict(self):
+        return {"own": 1}
+
+    def load_state_dict(self, state):
+        if state != {"own": 1}:
+            raise RuntimeError("cannot take this")
+
+
+@pytest.mark.plain
+def test_a_run_goes_on_with_its_settings_only(tmp_path):
+    run, checkpoints = saved(tmp_path)
+
+    with pytest.raises(
+        ValueError, match=r"fit cannot go on with the run in .*: it got seed=4 for 3. Expected what the "
+    ):
+        checkpoints.load(run.parts, {**SETTINGS, "seed": 4})
+    with pytest.raises(ValueError, match="it got new=1 for None"):
+        checkpoints.load(run.parts, {**SETTINGS, "new": 1})
+    with pytest.raises(
+        ValueError, match=r"has no checkpoint of step 9, only of \[1, 2, 3\]. Expected one that is there"
+    ):
+        checkpoints.load(run.parts, SETTINGS, step=9)
+    assert checkpoints.load(run.parts, SETTINGS, step=2)["step"] == 2
+
+
+@pytest.mark.plain
+def test_a_checkpoint_of_a_newer_mmfuse_says_so(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(manifest, "VERSION", 3)
+        run, checkpoints = saved(tmp_path)
+
+    with pytest.raises(ValueError, match="has version 3. Expected 2 at most: a newer mmfuse wrote it. Update mmfuse"):
+        checkpoints.load(run.parts, SETTINGS)
+
+
+@pytest.mark.plain
+@pytest.mark.parametrize(
+    "name", ["../../outside.safetensors", "/etc/passwd", "../frozen-x.safetensors", ".hidden.json"]
+)
+def test_a_manifest_names_files_of_its_checkpoint_only(tmp_path, name):
+    run, checkpoints = saved(tmp_path, steps=(1,))
+    folder = tmp_path / "checkpoints" / "step-00000001"
+    files = read_manifest(folder)
+    write_manifest(folder, {**files, name: files["state.json"]})
+
+    with pytest.raises(
+        CorruptCheckpointError, match="MANIFEST.json in .* names .* Expected names of files of a checkpo"
+    ):
+        checkpoints.load(run.parts, SETTINGS)
+
+
+@pytest.mark.plain
+def test_what_cannot_be_saved_is_refused_at_the_call(tmp_path):
+    class Part:
+        def __init__(self, state):
+            self.state = state
+
+        def state_dict(self):
+            return self.state
+
+    checkpoints = Checkpoints(tmp_path)
+    with pytest.raises(TypeError, match="The state of part holds a set at 'a/1'. Expected tensors, numbers, text"):
+        checkpoints.save(1, {"part": Part({"a": [0, {1}]})}, {})
+    with pytest.raises(TypeError, match="The state of part has the key 1.5. Expected text or whole numbers"):
+        checkpoints.save(1, {"part": Part({1.5: 0})}, {})
+    with pytest.raises(TypeError, match="The state of part holds a float64 at 'a'"):
+        checkpoints.save(1, {"part": Part({"a": numpy.float64(1)})}, {})
+    with pytest.raises(TypeError, match=r"The progress of a checkpoint holds tensors: \['loss'\]"):
+        checkpoints.save(1, {}, {"loss": torch.ones(())})
+    for name in ("../x", "random", "a.b"):
+        with pytest.raises(ValueError, match=f"A part of a checkpoint cannot be named '{name}'"):
+            checkpoints.save(1, {name: Part({})}, {})
+    with pytest.raises(ValueError, match="Checkpoints got keep=0. Expected a number above 0"):
+        Checkpoints(tmp_path, keep=0)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_any_state_comes_back_as_it_was():
+    tensor = torch.arange(3)
+    state = {
+        "plain": [1, 2.5, "text", None, True, {}, [], ()],
+        "numbers": {0: "zero", -1: "minus one", "0": "text"},
+        "marks": {"$0": 1, "$tensor": 2, "$$": 3},
+        "floats": (float("inf"), -float("inf"), 0.1 + 0.2, 1e-320),
+        "tensors": [tensor, (tensor + 1, {"deep": tensor + 2})],
+        "a": {"b": tensor + 3},
+        "a/b": tensor + 4,
+    }
+
+    tensors, rest = take_apart(state, "part")
+    found = put_together(json.loads(json.dumps(rest, allow_nan=False)), tensors)
+
+    assert len(tensors) == 5
+    assert repr(found) == repr(state)
+    (nan,) = put_together(take_apart([float("nan")], "part")[1], {})
+    assert nan != nan
+
+
+FIXTURE = Path(__file__).parent / "checkpoint_version_2"
+
+
+def fixture_run():
+    torch.manual_seed(0)
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.5)
+    return {"model": model, "optimizer": optimizer}
+
+
+def test_a_checkpoint_that_an_older_mmfuse_has_written_is_read(tmp_path):
+    """The folder was written once by version 2 and is never written again."""
+    shutil.copytree(FIXTURE, tmp_path / "run")
+    parts = fixture_run()
+
+    progress = Checkpoints(tmp_path / "run").load(parts, {"seed": 0})
+
+    assert progress == {"step": 1, "settings": {"seed": 0}, "losses": [1.5, pytest.approx(float("nan"), nan_ok=True)]}
+    assert torch.equal(parts["model"].weight, torch.tensor([[1.0, 2.0]]))
+    assert torch.equal(parts["optimizer"].state[parts["model"].weight]["exp_avg"], torch.tensor([[0.25, 0.5]]))
+    assert parts["optimizer"].param_groups[0]["betas"] == (0.9, 0.999)

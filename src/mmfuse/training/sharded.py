@@ -34,7 +34,7 @@ def box_of(tensor: Any) -> Box:
                 continue
             if type(placement).__name__ != "Shard":
                 raise ValueError(
-                    f"A checkpoint cannot hold a tensor that is placed as {placement}. Expected Shard or Replicate, as "
+                    f"A checkpoint cannot hold a tensor that is placed as {placement!r}. Expected Shard or Replicate, as "
                     "FSDP2 and HSDP place their parameters. Share the model out with fully_shard alone."
                 )
             dim, size = placement.dim, mesh.size(axis)
