@@ -8,7 +8,7 @@ from jaxtyping import Bool, Shaped
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+from mmfuse.layers.checkpointing import STATISTICS
 
 
 def run_present(

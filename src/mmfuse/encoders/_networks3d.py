@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mmfuse._checks import nearest
 from mmfuse.encoders._torchvision import HEADS
+from mmfuse.layers.checkpointing import run
 
 # What each was trained with at torchvision: (frames, pixels). MViT has positions, and takes no other.
 CLIPS = {
@@ -74,17 +75,19 @@ def stem_and_layers(network: Any) -> tuple[list[nn.Module], list[nn.Module]]:
 
 
 def run_network(
-    network: Any, clips: Float[Tensor, "batch channel time height width"]
+    network: Any, clips: Float[Tensor, "batch channel time height width"], *, checkpointing: bool = False
 ) -> tuple[Float[Tensor, "batch cell dim"], Float[Tensor, "batch dim"]]:
     """The cells of the last feature map, by time, row and column; and what the head of the network would read."""
     if hasattr(network, "conv_proj"):  # MViT: a class token before the cells
-        return _run_mvit(network, clips)
-    if hasattr(network, "patch_embed"):
-        cells = network.norm(network.features(network.pos_drop(network.patch_embed(clips)))).flatten(1, 3)
-        return cells, cells.mean(dim=1)
+        return _run_mvit(network, clips, checkpointing)
     stem, layers = stem_and_layers(network)
+    if hasattr(network, "patch_embed"):
+        stem = [*stem, network.pos_drop]
     for part in (*stem, *layers):
-        clips = part(clips)
+        clips = run(part, clips, checkpointing=checkpointing)
+    if hasattr(network, "patch_embed"):
+        cells = network.norm(clips).flatten(1, 3)
+        return cells, cells.mean(dim=1)
     cells = clips.flatten(2).transpose(1, 2)
     return cells, cells.mean(dim=1)
 
@@ -104,11 +107,11 @@ def _own_swin(stages: Sequence[Sequence[int]]) -> nn.Module:
     return SwinTransformer3d([2, 4, 4], widths[0], depths, heads, WINDOW, stochastic_depth_prob=0.0)
 
 
-def _run_mvit(network: Any, clips: Tensor) -> tuple[Tensor, Tensor]:
+def _run_mvit(network: Any, clips: Tensor, checkpointing: bool) -> tuple[Tensor, Tensor]:
     places = network.pos_encoding
     tokens = places(network.conv_proj(clips).flatten(2).transpose(1, 2))
     grid = (places.temporal_size, *places.spatial_size)
     for block in network.blocks:
-        tokens, grid = block(tokens, grid)
+        tokens, grid = run(block, tokens, grid, checkpointing=checkpointing)
     tokens = network.norm(tokens)
     return tokens[:, 1:], tokens[:, 0]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from mmfuse._checks import nearest, require_count, require_shape
 from mmfuse._record import recorded
@@ -14,6 +14,7 @@ from mmfuse.encoders._backbone import WrappedEncoder, require_preset
 from mmfuse.encoders._batchnorm import run_present
 from mmfuse.encoders._pixels import Pixels
 from mmfuse.encoders._torchvision import find_weights, load_weights
+from mmfuse.layers.checkpointing import run
 
 FAMILIES = ("resnet", "resnext", "wide_resnet", "convnext", "efficientnet", "mobilenet")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -45,13 +46,14 @@ class CNNEncoder(WrappedEncoder):
         std: standard deviation of each channel that they are divided by.
         freeze: "none", "all", or a number: the stem and so many of the lowest stages are not trained.
         stages: ``[channels, blocks]`` of each stage of a ConvNeXt of your own.
+        checkpointing: recompute the activations of each stage in the backward pass; less memory, more time.
 
     Raises:
         ValueError: for an unknown name and for a ``freeze`` that does not fit; in ``forward`` if the images have
             another shape.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  what every encoder has, and what its transform needs
         self,
         name: str = "resnet18",
         *,
@@ -61,6 +63,7 @@ class CNNEncoder(WrappedEncoder):
         std: Sequence[float] = IMAGENET_STD,
         freeze: int | str = "none",
         stages: Sequence[Sequence[int]] | None = None,
+        checkpointing: bool = False,
     ) -> None:
         super().__init__()
         require_count("CNNEncoder", size=size, dim=1 if dim is None else dim)
@@ -71,6 +74,7 @@ class CNNEncoder(WrappedEncoder):
         self.backbone = _features(network)
         channels = _channels(network)
         self.dim = dim or channels
+        self.checkpointing = checkpointing
         self.project = nn.Linear(channels, dim) if dim else nn.Identity()
         self._freeze(freeze, [self.backbone[0]], list(self.backbone)[1:])
 
@@ -97,7 +101,7 @@ class CNNEncoder(WrappedEncoder):
     def forward(self, input: Input) -> Features:
         expected = {"batch": input.present.shape[0], "channel": 3, "height": self.size, "width": self.size}
         require_shape("CNNEncoder input", input.values, expected, "Make the images with encoder.transform().")
-        grid = run_present("CNNEncoder", self.backbone, self.backbone, self.pixels(input), input.present)
+        grid = run_present("CNNEncoder", self.backbone, self._run, self.pixels(input), input.present)
         tokens = self.project(grid.flatten(2).transpose(1, 2))  # (batch, cell, dim)
         mask = input.present[:, None].expand(tokens.shape[:2])
         return Features(tokens, mask, tokens.mean(dim=1))
@@ -105,6 +109,11 @@ class CNNEncoder(WrappedEncoder):
     def transform(self, train: bool = False) -> ImageTransform:
         """From an image file to what ``forward`` takes; with random crops if ``train``."""
         return ImageTransform(self.size, crop_scale=(0.8, 1.0) if train else None)
+
+    def _run(self, images: Tensor) -> Tensor:
+        for stage in self.backbone:
+            images = run(stage, images, checkpointing=self.checkpointing)
+        return images
 
 
 def _network(name: str) -> nn.Module:

@@ -13,6 +13,7 @@ from mmfuse.data.transforms.tabular import TabularTransform, split_row
 from mmfuse.encoders._categories import CategoryEmbedding
 from mmfuse.encoders._inputs import require_row
 from mmfuse.layers.attention import Attention, require_heads
+from mmfuse.layers.checkpointing import run
 
 
 @recorded
@@ -42,6 +43,7 @@ class FTTransformerEncoder(nn.Module):
         num_layers: transformer layers.
         num_heads: heads of attention.
         dropout: on both branches and in the feed-forward network, in training.
+        checkpointing: recompute the activations of each layer in the backward pass; less memory, more time.
 
     Raises:
         ValueError: if a number does not fit, or there are no columns; in ``forward`` if the input has another width.
@@ -58,6 +60,7 @@ class FTTransformerEncoder(nn.Module):
         num_layers: int = 3,
         num_heads: int = 8,
         dropout: float = 0.1,
+        checkpointing: bool = False,
     ) -> None:
         super().__init__()
         require_count("FTTransformerEncoder", dim=dim, num_layers=num_layers)
@@ -68,6 +71,7 @@ class FTTransformerEncoder(nn.Module):
         self.tokenize = FeatureTokenizer(len(self._transform.numbers), self._transform.categories, dim)
         self.layers = nn.ModuleList(_Layer(dim, num_heads, dropout=dropout, first=i == 0) for i in range(num_layers))
         self.norm = nn.LayerNorm(dim)
+        self.checkpointing = checkpointing
 
     def forward(self, input: Input) -> Features:
         require_row("FTTransformerEncoder", input, self.width)
@@ -75,7 +79,7 @@ class FTTransformerEncoder(nn.Module):
         mask = torch.cat([input.present[:, None], observed], dim=1)  # [CLS] is real in every row that is there
         tokens = self.tokenize(numbers, codes)
         for layer in self.layers:
-            tokens = layer(tokens, mask)
+            tokens = run(layer, tokens, mask, checkpointing=self.checkpointing)
         tokens = torch.where(mask[..., None], self.norm(tokens), 0.0)
         return Features(tokens, mask, tokens[:, 0])
 

@@ -46,6 +46,7 @@ class PatchSeriesEncoder(nn.Module):
         num_layers: transformer blocks.
         num_heads: heads of attention.
         dropout: on both branches of each block, in training.
+        checkpointing: recompute the activations of each block in the backward pass; less memory, more time.
 
     Raises:
         ValueError: if a number does not fit; in ``forward`` if the input is not what ``transform`` makes.
@@ -66,6 +67,7 @@ class PatchSeriesEncoder(nn.Module):
         num_layers: int = 3,
         num_heads: int = 4,
         dropout: float = 0.1,
+        checkpointing: bool = False,
     ) -> None:
         super().__init__()
         stride = max(patch // 2, 1) if stride is None else stride
@@ -78,7 +80,9 @@ class PatchSeriesEncoder(nn.Module):
         self.dim, self.patch, self.stride = dim, patch, stride
         self._transform = series_transform("PatchSeriesEncoder", channels, mean, std, reading)
         self.embed = nn.Linear((self._transform.width + 1) * patch, dim)
-        self.transformer = SequenceTransformer(dim, num_layers, num_heads=num_heads, dropout=dropout)
+        self.transformer = SequenceTransformer(
+            dim, num_layers, num_heads=num_heads, dropout=dropout, checkpointing=checkpointing
+        )
 
     def forward(self, input: Input) -> Features:
         steps, mask = real_steps("PatchSeriesEncoder", input, self._transform.width, self.embed.weight.dtype)

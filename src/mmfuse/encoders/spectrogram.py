@@ -21,6 +21,7 @@ from mmfuse.contracts import Features, Input
 from mmfuse.data.transforms.audio import AudioTransform
 from mmfuse.encoders._backbone import require_preset
 from mmfuse.encoders._inputs import real_lengths
+from mmfuse.layers.checkpointing import run
 from mmfuse.layers.masking import masked_mean, wide
 from mmfuse.layers.positions import sinusoids
 from mmfuse.layers.spec_augment import SpecAugment
@@ -60,6 +61,7 @@ class SpectrogramEncoder(nn.Module):
         dropout: dropout in the transformer layers, in training.
         hide_time: longest stretch that SpecAugment hides, as a share of the real frames.
         hide_mels: widest band that SpecAugment hides, in mel bands.
+        checkpointing: recompute the activations of each transformer layer in the backward pass; less memory, more time.
 
     Raises:
         ValueError: if a number does not fit; in ``forward`` if the input is not ``(batch, time)``.
@@ -80,6 +82,7 @@ class SpectrogramEncoder(nn.Module):
         dropout: float = 0.0,
         hide_time: float = 0.0,
         hide_mels: int = 0,
+        checkpointing: bool = False,
     ) -> None:
         super().__init__()
         require_count("SpectrogramEncoder", dim=dim, num_mels=num_mels)
@@ -92,6 +95,7 @@ class SpectrogramEncoder(nn.Module):
                 f"{HEAD_DIM} where num_layers is above 0. Choose dim={-(-dim // HEAD_DIM) * HEAD_DIM} or num_layers=0."
             )
         self.dim, self.rate_hz = dim, rate_hz
+        self.checkpointing = checkpointing
         self.window, self.hop = round(rate_hz * window_ms / 1000), round(rate_hz * hop_ms / 1000)
         self.taper: Tensor
         self.filters: Tensor
@@ -125,7 +129,7 @@ class SpectrogramEncoder(nn.Module):
         if len(self.backbone["layers"]):
             tokens = tokens + sinusoids(tokens.shape[1], tokens)
         for layer in self.backbone["layers"]:
-            tokens = layer(tokens, mask).masked_fill(~mask[..., None], 0.0)
+            tokens = run(layer, tokens, mask, checkpointing=self.checkpointing).masked_fill(~mask[..., None], 0.0)
         return Features(tokens, mask, masked_mean(tokens, mask))
 
     def transform(self, train: bool = False) -> AudioTransform:  # noqa: ARG002 (no random changes to a clip)

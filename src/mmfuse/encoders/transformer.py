@@ -31,6 +31,7 @@ class TransformerEncoder(nn.Module):
         dropout: on both branches of each layer, in training.
         key: which array of a file that holds several.
         max_steps: longer sequences are cut off when they are read.
+        checkpointing: recompute the activations of each layer in the backward pass; less memory, more time.
 
     Raises:
         ValueError: if a number does not fit; in ``forward`` if the input is not ``(batch, time, width)``.
@@ -38,7 +39,7 @@ class TransformerEncoder(nn.Module):
 
     pretrained = False
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  numbers of the network, and what its transform needs
         self,
         dim: int,
         *,
@@ -48,6 +49,7 @@ class TransformerEncoder(nn.Module):
         dropout: float = 0.1,
         key: str | None = None,
         max_steps: int | None = None,
+        checkpointing: bool = False,
     ) -> None:
         super().__init__()
         require_count("TransformerEncoder", dim=dim, width=width, num_layers=num_layers)
@@ -56,7 +58,9 @@ class TransformerEncoder(nn.Module):
         self._transform = FeatureTransform(width, sequence=True, key=key, max_steps=max_steps)
         self.norm = nn.LayerNorm(width)
         self.project = nn.Linear(width, dim)
-        self.transformer = SequenceTransformer(dim, num_layers, num_heads=num_heads, dropout=dropout)
+        self.transformer = SequenceTransformer(
+            dim, num_layers, num_heads=num_heads, dropout=dropout, checkpointing=checkpointing
+        )
 
     def forward(self, input: Input) -> Features:
         require_width("TransformerEncoder", input, self.width, vectors=False)

@@ -59,6 +59,7 @@ class Video3DEncoder(WrappedEncoder):
         std: standard deviation of each channel that they are divided by.
         freeze: "none", "all", or a number: the stem and so many of the lowest layers are not trained.
         stages: ``[channels, blocks]`` of each stage of a Video Swin of your own.
+        checkpointing: recompute the activations of each layer in the backward pass; less memory, more time.
 
     Raises:
         ValueError: for an unknown name, and for numbers that do not fit; in ``forward`` if the clips have another
@@ -76,6 +77,7 @@ class Video3DEncoder(WrappedEncoder):
         std: Sequence[float] = KINETICS_STD,
         freeze: int | str = "none",
         stages: Sequence[Sequence[int]] | None = None,
+        checkpointing: bool = False,
     ) -> None:
         super().__init__()
         usual = CLIPS.get(name, (16, 112))
@@ -87,6 +89,7 @@ class Video3DEncoder(WrappedEncoder):
         self.backbone = build_network(name, self.num_frames, self.size, stages)
         channels = behead(self.backbone)
         self.dim = dim or channels
+        self.checkpointing = checkpointing
         self.project = nn.Linear(channels, dim) if dim else nn.Identity()
         self._freeze(freeze, *stem_and_layers(self.backbone))
 
@@ -123,7 +126,7 @@ class Video3DEncoder(WrappedEncoder):
         return VideoTransform(self.size, num_frames=self.num_frames, crop_scale=crop, jitter=train)
 
     def _run(self, clips: Tensor) -> tuple[Tensor, Tensor]:
-        return run_network(self.backbone, clips)
+        return run_network(self.backbone, clips, checkpointing=self.checkpointing)
 
     def _require_clips(self, input: Input) -> None:
         expected = {"batch": input.present.shape[0], "time": self.num_frames, "channel": 3}

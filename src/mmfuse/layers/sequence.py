@@ -5,6 +5,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from mmfuse._checks import require_not_negative, require_share, require_whole
+from mmfuse.layers.checkpointing import run
 from mmfuse.layers.positions import sinusoids
 from mmfuse.layers.transformer import SelfBlock
 
@@ -22,15 +23,19 @@ class SequenceTransformer(nn.Module):
         num_layers: blocks.
         num_heads: heads of attention; must divide ``dim``.
         dropout: on both branches of each block, in training.
+        checkpointing: recompute the activations of each block in the backward pass; less memory, more time.
     """
 
-    def __init__(self, dim: int, num_layers: int, *, num_heads: int = 4, dropout: float = 0.0) -> None:
+    def __init__(
+        self, dim: int, num_layers: int, *, num_heads: int = 4, dropout: float = 0.0, checkpointing: bool = False
+    ) -> None:
         super().__init__()
         require_whole("SequenceTransformer", num_layers=num_layers)
         require_not_negative("SequenceTransformer", num_layers=num_layers)
         require_share("SequenceTransformer", dropout=dropout)
         self.blocks = nn.ModuleList(SelfBlock(dim, num_heads, dropout=dropout) for _ in range(num_layers))
         self.norm = nn.LayerNorm(dim)
+        self.checkpointing = checkpointing
 
     def forward(
         self, tokens: Float[Tensor, "batch time dim"], mask: Bool[Tensor, "batch time"]
@@ -38,5 +43,5 @@ class SequenceTransformer(nn.Module):
         real = mask[..., None]
         tokens = torch.where(real, tokens + sinusoids(tokens.shape[1], tokens), 0.0)
         for block in self.blocks:
-            tokens = block(tokens, mask)
+            tokens = run(block, tokens, mask, checkpointing=self.checkpointing)
         return torch.where(real, self.norm(tokens), 0.0)

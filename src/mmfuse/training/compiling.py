@@ -12,8 +12,8 @@ from mmfuse.model import MultimodalModel
 def compiled(model: MultimodalModel, compile: bool | Mapping[str, Any] = True) -> Callable[[Batch], Output]:
     """The forward pass of a model, compiled; the model itself stays as it is, and so do the names of its weights.
 
-    One graph serves all lengths and batch sizes, but for axes of length 1, for which torch makes another. ``SkipAbsent``
-    runs on all rows in it.
+    One graph serves all lengths and batch sizes, but for axes of length 1, for which torch makes another.
+    ``SkipAbsent`` runs on all rows in it.
 
     Args:
         model: shares its weights with what is returned.
