@@ -13,10 +13,12 @@ import numpy
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from test_training import model_of_vectors
 from torch import nn
 
 from mmfuse._files import CorruptCheckpointError
 from mmfuse.training import manifest, writing
+from mmfuse.training.best import Best
 from mmfuse.training.checkpoint import Checkpoints
 from mmfuse.training.host_copy import checksums
 from mmfuse.training.manifest import first_difference, read_manifest, write_manifest
@@ -499,3 +501,44 @@ def test_a_checkpoint_that_an_older_mmfuse_has_written_is_read(tmp_path):
     assert torch.equal(parts["model"].weight, torch.tensor([[1.0, 2.0]]))
     assert torch.equal(parts["optimizer"].state[parts["model"].weight]["exp_avg"], torch.tensor([[0.25, 0.5]]))
     assert parts["optimizer"].param_groups[0]["betas"] == (0.9, 0.999)
+
+
+def train_with_best(folder, losses, *, stop_after=None, model=None):
+    """Epochs with these validation losses; each fills the model with its number. Ends between best and checkpoint."""
+    model = model or model_of_vectors()
+    best, checkpoints = Best(model, "loss", folder), Checkpoints(folder, keep=1)
+    progress = checkpoints.load({"model": model, "best": best}) or {"epoch": 0}
+    for epoch in range(progress["epoch"] + 1, len(losses) + 1):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.fill_(epoch)
+        best.look(epoch, {"loss": losses[epoch - 1], "sort/loss": 0.0, "size/loss": 0.0})
+        best.save_if_new(epoch)
+        if epoch == stop_after:
+            return None
+        checkpoints.save(epoch, {"model": model, "best": best}, {"epoch": epoch})
+    checkpoints.wait()
+    best.restore()
+    return best.epoch, {parameter.flatten()[0].item() for parameter in model.parameters()}
+
+
+def test_the_best_weights_are_those_that_the_checkpoint_speaks_of_after_any_crash(tmp_path):
+    losses = [3.0, 1.0, 2.0, 0.5, 4.0]
+    assert train_with_best(tmp_path, losses[:3]) == (2, {2.0})
+    for _ in range(2):
+        assert train_with_best(tmp_path, losses, stop_after=4) is None  # killed: best is epoch 4, the checkpoint is not
+        assert train_with_best(tmp_path, losses[:3]) == (2, {2.0})
+    assert train_with_best(tmp_path, losses) == (4, {4.0})
+
+    # Epoch 2 was still spoken of when epoch 4 was written; the next one would take it away.
+    assert {path.name for path in (tmp_path / "best").iterdir()} == {"epoch-00000002", "epoch-00000004.2"}
+
+
+@pytest.mark.plain
+def test_best_weights_that_are_broken_are_told(tmp_path):
+    train_with_best(tmp_path, [1.0])
+    path = tmp_path / "best" / "epoch-00000001" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+
+    with pytest.raises(CorruptCheckpointError, match="No checkpoint in .*best is whole: model.safetensors in .* bytes"):
+        train_with_best(tmp_path, [1.0])

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from mmfuse._checks import require_count
 from mmfuse._files import CorruptCheckpointError
-from mmfuse.training.last import load_checkpoint, load_weights, save_checkpoint  # noqa: F401  until fit has changed
 from mmfuse.training.manifest import first_difference, read_manifest
 from mmfuse.training.places import Places
 from mmfuse.training.processes import Processes
