@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from mmfuse.data.errors import DataError
 from mmfuse.data.loading.batches import BatchDataset
+from mmfuse.data.loading.ending import hold_workers
 from mmfuse.data.loading.passes import BatchOrder, Pass, PassSampler
 from mmfuse.data.loading.remote import Failure, RemoteTraceback, failure_of
 from mmfuse.data.loading.report import Read
@@ -71,6 +72,7 @@ class Workers:
 
     def _watched(self, flight: Flight) -> Iterator[Read]:
         batches = iter(self._loader)  # starts the workers
+        hold_workers(self._loader, batches)
         flight.watch()
         self._pass = this = object()
         for read in batches:
