@@ -52,8 +52,10 @@ def collect(model: MultimodalModel, batches: Iterable[Batch], *, hide: Collectio
     with together():
         share_buffers(model)
         found = _run(model, batches, hide)
-        if world() > 1 and isinstance(batches, Loader):
-            found = _of_all_processes(found, batches.rows())
+        if isinstance(batches, Loader):
+            rows = batches.rows()
+            if world() > 1 or rows != sorted(rows):  # batches of similar length are not in the order of the table
+                found = _of_all_processes(found, rows)
     tell_dropped(batches, stacklevel=4)
     return found
 

@@ -13,6 +13,7 @@ from mmfuse.contracts import Batch
 from mmfuse.data.errors import DataError
 from mmfuse.data.loading.batches import BatchDataset
 from mmfuse.data.loading.mixup import Mixup
+from mmfuse.data.loading.padding import Padding
 from mmfuse.data.loading.passes import BatchOrder, Pass, require_same_order
 from mmfuse.data.loading.ranks import rank_and_world
 from mmfuse.data.loading.report import Read
@@ -42,6 +43,7 @@ class Loader:
         workers: int = 0,
         mix: Mixup | None = None,
         timeout: float = 300.0,
+        weights: Mapping[str, int | float] | None = None,
     ) -> None:
         require_whole("Loader", workers=workers)
         require_not_negative("Loader", workers=workers, timeout=timeout)
@@ -53,6 +55,8 @@ class Loader:
         self.shuffled = order.shuffle
         self._order = order
         self._mix = mix
+        self._weights = weights or {}  # of a step of each modality in the share of padding
+        self._padding = Padding(self._weights)
         self._pin = torch.cuda.is_available()
         self._workers = Workers(dataset, order, workers, timeout=timeout, pin=self._pin) if workers else None
         self._next = Pass(0)  # its rank and world are looked up when it begins
@@ -64,7 +68,7 @@ class Loader:
 
     def __iter__(self) -> Iterator[Batch]:
         now = self._upcoming()
-        self._now, self._next = now, Pass(now.epoch + 1)
+        self._now, self._next, self._padding = now, Pass(now.epoch + 1), Padding(self._weights)
         return self._batches(now)
 
     @property
@@ -76,6 +80,14 @@ class Loader:
     def epoch(self, epoch: int) -> None:
         if epoch != self._next.epoch:
             self._next, self._now = Pass(epoch), None
+
+    @property
+    def padding(self) -> dict[str, float]:
+        """Share of the steps that are padding in the last pass so far, by modality, and over all as ``"total"``.
+
+        A step of each modality counts there as the weights of ``bucket_by`` say, else 1.
+        """
+        return self._padding.shares
 
     @property
     def mixes(self) -> bool:
@@ -145,6 +157,7 @@ class Loader:
 
     def _accept(self, read: Read, now: Pass) -> Batch:
         batch = self.dataset.accept(read)
+        self._padding.add(batch)
         if self._mix is None:
             return batch
         key = (self._order.seed, now.epoch)

@@ -1,7 +1,7 @@
 """One pass over an epoch, or over the rest of it, on one of several ranks; and the place where a pass stands."""
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,7 +91,7 @@ class PassSampler(Sampler):
         return ((now, rows if isinstance(rows, list) else rows.tolist()) for rows in self.order.rows(now))
 
 
-def cut(rows: Sequence[Any] | Tensor, parts: int, part: int) -> Any:
+def cut(rows: Any, parts: int, part: int) -> Any:
     """One of so many pieces, each as long as the others or one shorter: those come last."""
     size, longer = divmod(len(rows), parts)
     start = part * size + min(part, longer)

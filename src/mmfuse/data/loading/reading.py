@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -79,6 +80,18 @@ class CellReader:
         # Few at a time: cells may be pictures, and most often the first of them is one already.
         return any(cell is not None for some in rows.split(_AT_ONCE) for cell in self._cells(some))
 
+    def lengths(self) -> Any:
+        """Steps of the tensor of every row, told without decoding it: int64 (row,); 0 where absent or unreadable.
+
+        Raises:
+            ValueError: the transform has no ``lengths``, and cells are no arrays.
+        """
+        rows = torch.arange(len(self._table))
+        if self._array is not None and self._array.dim() > 1:
+            return np.full(len(rows), self._array.shape[1])
+        found = [length for some in rows.split(_AT_ONCE) for length in self._lengths(self._cells(some))]
+        return np.array(found, dtype=np.int64)
+
     def content(self, row: int) -> str:
         """The cell of a row as text, for messages: a path or a short text."""
         cells = [self._table.cell(row, column) for column in self.columns]
@@ -88,6 +101,20 @@ class CellReader:
         """The files of a row, for messages, if it has any."""
         content = self.content(row)
         return f" file {content}:" if self._transform.takes_path and content else ""
+
+    def _lengths(self, cells: Sequence[Any]) -> list[int]:
+        values = [self._value(cell) for cell in cells if cell is not None]
+        if hasattr(self._transform, "lengths"):
+            known = iter(_each(self._transform.lengths, values))
+        elif all(hasattr(value, "shape") or isinstance(value, list) for value in values):
+            known = iter([len(value) for value in values])
+        else:
+            raise ValueError(
+                f"bucket_by: {type(self._transform).__name__} of {self._name!r} cannot tell how long a cell is without "
+                "reading it. Expected lengths(values), or cells that are arrays. Give a column of numbers: "
+                "table.with_column('length', numbers), bucket_by='length'."
+            )
+        return [0 if cell is None else next(known) for cell in cells]
 
     def _cells(self, rows: Tensor) -> Sequence[Any]:
         places = self._places(rows)
@@ -165,6 +192,14 @@ class CellReader:
     def _keep(self, cell: Any, made: tuple[Tensor, int]) -> None:
         if self._cache is not None and isinstance(cell, str):
             self._cache[cell] = made
+
+
+def _each(lengths: Callable[[list[Any]], list[int]], values: list[Any]) -> list[int]:
+    """The length of each value; 0 where it cannot be read: that is said of its row when it is read."""
+    try:
+        return list(lengths(values))
+    except Exception:
+        return [0] * len(values) if len(values) == 1 else [_each(lengths, [value])[0] for value in values]
 
 
 def _as_values(found: Sequence[tuple[Tensor, int] | None]) -> Values:

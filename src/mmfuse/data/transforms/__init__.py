@@ -36,6 +36,8 @@ class Transform(Protocol):
     - ``columns``, a tuple of names: it reads several columns, instead of the one with the name of the modality.
     - ``batch(values) -> (tensors, lost)``: all values of a batch in one call, where that is faster or where something
       is cut off: ``lost`` counts the steps (ids, samples, frames) that each value has lost. The loader adds them up.
+    - ``lengths(values) -> lengths``: how many steps the tensor of each value will have, told without making it, for
+      ``load_batches(..., bucket_by=...)``.
     - ``whole(values) -> Tensor``: for a column that is one array: the rows of a batch at once.
     - ``reader(table, name)``: it reads the rows of a table by itself, as a ``CellReader`` does.
 

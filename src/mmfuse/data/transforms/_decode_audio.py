@@ -75,6 +75,19 @@ def decode(value: Any, limits: Limits) -> Clip:
     return _from_array(value[0], round(float(value[1])), limits)
 
 
+def measure(value: Any, limits: Limits) -> tuple[int, int]:
+    """How many frames of a source would be read, and its sampling rate; of files and bytes, by the header alone."""
+    import soundfile
+
+    if isinstance(value, Mapping):
+        value = _from_mapping(value)
+    if not isinstance(value, str | Path | bytes | bytearray | memoryview):
+        clip = decode(value, limits)
+        return len(clip.wave), clip.rate_hz
+    with soundfile.SoundFile(value if isinstance(value, str | Path) else io.BytesIO(value)) as file:
+        return limits.frames(file.frames, file.samplerate, file.channels), int(file.samplerate)
+
+
 def _require_some(size: int) -> None:
     if not size:
         raise ValueError("The sound file is empty (0 bytes). Expected a clip. Copy or record it again.")

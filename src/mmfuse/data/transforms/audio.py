@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mmfuse._checks import require_positive
 from mmfuse._record import recorded
-from mmfuse.data.transforms._decode_audio import Clip, Limits, decode
+from mmfuse.data.transforms._decode_audio import Clip, Limits, decode, measure
 from mmfuse.data.transforms._resample import Resampler
 
 
@@ -71,6 +71,13 @@ class AudioTransform:
         """All clips of a batch, and how many samples, at the rate of the result, ``max_seconds`` has cut off each."""
         waves, lost = self.raw(values)
         return [self.finish(wave) for wave in waves], lost
+
+    def lengths(self, values: Sequence[Any]) -> list[int]:
+        """How many samples each clip becomes, at the rate of the result, told by its header."""
+        limits = Limits(self.rate_hz, self.max_seconds, self.max_samples)
+        return [
+            -(-frames * self.rate_hz // rate_hz) for frames, rate_hz in (measure(value, limits) for value in values)
+        ]
 
     def raw(self, values: Sequence[Any]) -> tuple[list[Tensor], list[int]]:
         """As ``batch``, before the normalisation."""

@@ -8,7 +8,7 @@ from torch import Tensor
 from mmfuse._record import recorded
 from mmfuse.data.transforms._made import require_tensor
 
-OPTIONAL = ("columns", "max_length", "mix")  # the last two are for Mixup
+OPTIONAL = ("columns", "lengths", "max_length", "mix")  # the last two are for Mixup
 
 
 @recorded

@@ -78,6 +78,12 @@ class FeatureTransform:
             )
         return _require_finite(features)
 
+    def lengths(self, values: Sequence[Any]) -> list[int]:
+        """How many steps each sequence has; of .npy and .safetensors files only the headers are read."""
+        nothing = slice(0, 0)
+        known = [read_steps(value, nothing, key=self.key, max_bytes=self.max_bytes)[1] for value in values]
+        return [length if self.max_steps is None else min(length, self.max_steps) for length in known]
+
     def blank(self) -> Float[Tensor, "*time width"]:
         """What stands in for absent features."""
         return torch.zeros((1, self.width) if self.sequence else self.width)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mmfuse._checks import require_choice, require_count, require_positive
 from mmfuse._record import recorded
-from mmfuse.data.transforms._arrays import MAX_BYTES
+from mmfuse.data.transforms._arrays import MAX_BYTES, read_steps
 from mmfuse.data.transforms._series_cells import Series, read_series
 from mmfuse.data.transforms._series_checks import require_channels, require_growing, require_no_gap, require_some
 from mmfuse.data.transforms._series_times import since_seen, to_even_rate
@@ -113,6 +113,15 @@ class SeriesTransform:
         """The series of a batch, and how many steps each has lost to ``max_steps``."""
         made = [self._make(value) for value in values]
         return [tensor for tensor, _ in made], [lost for _, lost in made]
+
+    def lengths(self, values: Sequence[Any]) -> list[int]:
+        """How many steps each series becomes; arrays without times are told by their headers, others are read."""
+        nothing = slice(0, 0)
+        known = [
+            read_steps(value, nothing, max_bytes=self.max_bytes)[1] if self.times is None else len(self.steps(value)[0])
+            for value in values
+        ]
+        return [length if self.max_steps is None else min(length, self.max_steps) for length in known]
 
     def blank(self) -> Float[Tensor, "1 width"]:
         """What stands in for an absent series."""

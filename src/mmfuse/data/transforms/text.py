@@ -73,6 +73,10 @@ class TextTransform:
         # A tokenizer without special tokens makes nothing of an empty text.
         return [torch.tensor(ids or [self.padding], dtype=torch.int64) for ids, _ in made], [lost for _, lost in made]
 
+    def lengths(self, values: Sequence[Any]) -> list[int]:
+        """How many ids each text becomes."""
+        return [len(ids) for ids in self.batch(values)[0]]
+
     def blank(self) -> Int[Tensor, " time"]:
         """What stands in for an absent text."""
         return torch.tensor([self.padding], dtype=torch.int64)
