@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 Name = TypeVar("Name", bound=Hashable)
-SUMMED = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
 
 
 class HostCopy:
@@ -51,15 +50,15 @@ def checksums(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
 
 
 def _checksum(tensor: Tensor) -> Tensor:
-    """Sum of the words, of the bytes behind the last word, and the bits of the sum of the values.
+    """Sum of the words, of the bytes behind the last word, and, of numbers of a word each, of their leading half.
 
-    The sum of the values is there for changes of signs: two of them may leave the sum of the words as it was.
+    The sum of the words alone would not tell when two such numbers change their signs: that adds 2 to the power of 64.
     """
     flat = tensor.detach().contiguous().reshape(-1)
     if flat.storage_offset() * flat.element_size() % 8:  # a piece of a larger one, not aligned for words
         flat = flat.clone()
     letters = flat.view(torch.uint8)
-    end = letters.numel() // 8 * 8
-    values = flat if flat.dtype in SUMMED else letters[:0].float()
-    words = letters[:end].view(torch.int64)
-    return torch.stack([words.sum(), letters[end:].sum(dtype=torch.int64), values.sum().double().view(torch.int64)])
+    words = letters[: letters.numel() // 8 * 8].view(torch.int64)
+    rest = letters[8 * words.numel() :]
+    halves = words.view(torch.int32)[1::2] if flat.element_size() == 8 else rest
+    return torch.stack([words.sum(), rest.sum(dtype=torch.int64), halves.sum(dtype=torch.int64)])
