@@ -1,6 +1,7 @@
 """Memory that runs out in a step: an error that says what was in it and what to change."""
 
 import inspect
+import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -44,8 +45,9 @@ def explaining_out_of_memory(
         if not is_out_of_memory(error):
             raise
         message = explain_out_of_memory(error, step, model, optimizer, window, precision)
-        # Without its traceback, whose frames would keep the activations of the step alive in who catches the error.
-        raise torch.OutOfMemoryError(message) from error.with_traceback(None)
+        # The frames of the traceback would keep the activations of the step alive for who catches the error.
+        traceback.clear_frames(error.__traceback__)
+        raise torch.OutOfMemoryError(message) from error
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -132,9 +134,10 @@ def _inside(encoder: Any) -> Any:
 
 def _could_checkpoint(encoder: Any) -> bool:
     known = "checkpointing" in inspect.signature(type(encoder).__init__).parameters
-    backbone = getattr(encoder, "backbone", None)
     trains = any(parameter.requires_grad for parameter in encoder.parameters())
-    return known and trains and not getattr(backbone, "is_gradient_checkpointing", False)
+    names = ("checkpointing", "gradient_checkpointing")  # ours, and of transformers
+    does = any(getattr(part, name, False) for part in encoder.modules() for name in names)
+    return known and trains and not does
 
 
 def _skips(model: MultimodalModel, name: str) -> bool:
