@@ -1,6 +1,7 @@
 """Training: the plain loop, and ``fit``, which is that loop with the defaults that a real run needs."""
 
 from mmfuse._files import CorruptCheckpointError
+from mmfuse.training.caching import cache_features, verify_features
 from mmfuse.training.checkpoint import Checkpoints
 from mmfuse.training.compiling import compiled
 from mmfuse.training.ema import ExponentialMovingAverage
@@ -33,6 +34,7 @@ __all__ = [
     "Unfreezing",
     "WeightsAndBiases",
     "arithmetic",
+    "cache_features",
     "check_partition",
     "compiled",
     "fit",
@@ -42,5 +44,6 @@ __all__ = [
     "seed_everything",
     "set_training",
     "train_epoch",
+    "verify_features",
     "warmup_cosine",
 ]

@@ -1,0 +1,170 @@
+"""Runs a frozen encoder over the cells of a table that are not in its cache yet."""
+
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, get_worker_info
+
+from mmfuse.contracts import Features
+from mmfuse.data.errors import DataError
+from mmfuse.data.loading.dataset import TableDataset
+from mmfuse.data.loading.remote import Failure, RemoteTraceback, failure_of
+from mmfuse.data.loading.report import Read
+from mmfuse.training.caching.shards import ShardWriter, Stored
+
+
+class Encoding:
+    """One modality of a table, to be encoded.
+
+    Args:
+        name: of the modality.
+        encoder: frozen, on its device.
+        dataset: reads this modality alone.
+        device: where the encoder is.
+        tokens: keep tokens beside the pooled vectors.
+        dtype: of the stored numbers.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        encoder: Any,
+        dataset: TableDataset,
+        device: torch.device,
+        *,
+        tokens: bool,
+        dtype: torch.dtype,
+    ) -> None:
+        self.name, self.encoder, self.dataset, self.device = name, encoder, dataset, device
+        self.tokens, self.dtype = tokens, dtype
+        self.error = 0.0  # largest difference that rounding has made, over the largest number of its batch
+        self.seconds = 0.0  # that the last batch took
+        self.unreadable: dict[str, str] = {}  # why, by the key in hexadecimal digits
+
+    def run(
+        self, rows: Sequence[int], keys: Sequence[bytes], writer: ShardWriter, *, batch_size: int, workers: int
+    ) -> Generator[int, None, None]:
+        """Encode some rows; yields, after each batch, how many cells it had. ``seconds`` says how long it took."""
+        key_of = dict(zip(rows, keys, strict=True))
+        batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+        began, restore = time.perf_counter(), _in_evaluation(self.encoder)
+        try:
+            for read in _reads(self.dataset, batches, workers):
+                self.dataset.report.add(read)
+                for sample in self._encode(read, [key_of[row] for row in read.rows]):
+                    writer.add(sample)
+                now = time.perf_counter()
+                self.seconds, began = now - began, now
+                yield len(read.rows)
+        finally:  # also of a run that is interrupted
+            restore()
+            writer.flush()
+
+    def _encode(self, read: Read, keys: Sequence[bytes]) -> Iterator[Stored]:
+        key_of = dict(zip(read.rows, keys, strict=True))
+        bad = {problem.row: problem.reason for problem in read.problems}
+        self.unreadable |= {key_of[row].hex(): reason for row, reason in bad.items() if key_of[row]}
+        with torch.inference_mode():
+            given = read.batch.to(self.device).inputs[self.name]
+            features = _on_cpu(self.encoder(given))
+        rounded = self._rounded(features, read)
+        lost = read.lost.get(self.name) or [0] * len(keys)
+        for place, (row, key) in enumerate(zip(read.rows, keys, strict=True)):
+            if row not in bad and key:
+                yield _stored(key, rounded, place, int(lost[place]), self.tokens)
+
+    def _rounded(self, features: Features, read: Read) -> Features:
+        """The features as they are stored; what is not finite is an error that names its row."""
+        real = features.zeroed()
+        if not self.tokens:
+            real = Features.from_pooled(real.pooled, features.present)
+        rounded = Features(real.tokens.to(self.dtype), real.mask, real.pooled.to(self.dtype))
+        self._require_finite(real, rounded, read)
+        if self.dtype != real.pooled.dtype:
+            largest = max(real.tokens.abs().max(), real.pooled.abs().max()).item() or 1.0
+            error = max((rounded.tokens - real.tokens).abs().max(), (rounded.pooled - real.pooled).abs().max()).item()
+            self.error = max(self.error, error / largest)
+        return rounded
+
+    def _require_finite(self, exact: Features, rounded: Features, read: Read) -> None:
+        finite = [part.isfinite().flatten(1).all(dim=1) for part in (rounded.tokens, rounded.pooled)]
+        if bool((ok := finite[0] & finite[1]).all()):
+            return
+        place = int((~ok).nonzero()[0])
+        where = self.dataset.place(read.rows[place], self.name)
+        whole = exact.tokens[place].isfinite().all() and exact.pooled[place].isfinite().all()
+        if whole:
+            largest = float(max(exact.tokens[place].abs().max(), exact.pooled[place].abs().max()))
+            raise ValueError(
+                f"{where}: a feature of size {largest:.3g} does not fit into {self.dtype}. Expected features that the "
+                "stored dtype can hold. Use dtype='bfloat16' or dtype='float32'."
+            )
+        raise ValueError(
+            f"{where}: the encoder gives features that are NaN or infinite. Expected finite numbers. "
+            "Look for NaN in its weights, and run it in float32."
+        )
+
+
+def _in_evaluation(encoder: nn.Module) -> Callable[[], None]:
+    """Set an encoder to evaluation; what is returned puts the modes back."""
+    modes = {part: part.training for part in encoder.modules()}
+    encoder.eval()
+
+    def restore() -> None:
+        for part, mode in modes.items():
+            part.training = mode
+
+    return restore
+
+
+def _stored(key: bytes, features: Features, place: int, lost: int, tokens: bool) -> Stored:
+    pooled, mask = features.pooled[place][None], features.mask[place]
+    present = bool(mask.any())
+    if not tokens or not present:
+        return Stored(key, pooled, present, None, lost)
+    length = int(mask.nonzero().max()) + 1
+    real = None if bool(mask[:length].all()) else torch.cat([torch.tensor([True]), mask[:length]])
+    return Stored(key, torch.cat([pooled, features.tokens[place, :length]]), present, real, lost)
+
+
+def _on_cpu(features: Features) -> Features:
+    return Features(features.tokens.cpu(), features.mask.cpu(), features.pooled.cpu())
+
+
+class _Batches(Dataset):
+    """The batches of some rows, read when asked for."""
+
+    def __init__(self, dataset: TableDataset, batches: Sequence[Sequence[int]]) -> None:
+        self.dataset, self.batches = dataset, batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, number: int) -> Read | Failure:
+        try:
+            return self.dataset.read(torch.tensor(self.batches[number]), 0)
+        except DataError as error:
+            if get_worker_info() is None:
+                raise
+            return failure_of(error)  # raised in a worker, its message would arrive inside a traceback
+
+
+def _reads(dataset: TableDataset, batches: Sequence[Sequence[int]], workers: int) -> Iterator[Read]:
+    loader = DataLoader(
+        _Batches(dataset, batches),
+        batch_size=None,
+        collate_fn=_as_it_is,
+        num_workers=workers,
+        generator=torch.Generator().manual_seed(0),  # iter() would draw from the global one
+    )
+    for read in loader:
+        if isinstance(read, Failure):
+            raise DataError(read.message) from (RemoteTraceback(read.trace) if read.trace else None)
+        yield read
+
+
+def _as_it_is(read: Any) -> Any:
+    return read
