@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from mmfuse._checks import require_choice, require_not_negative
 from mmfuse._files import device_of
 from mmfuse.contracts import Batch
 from mmfuse.data.loading.report import shown
+from mmfuse.distributed import world
 from mmfuse.model import MultimodalModel
 from mmfuse.training.blame import nonfinite_given, samples_at_fault, undisturbed
 from mmfuse.training.precision import Precision
@@ -49,7 +51,8 @@ class NonFinite:
         self.skips = False  # whether the last step was one of them
         self._batches: Any = None
         self._first_step = self._accumulate = 1
-        self._statistics: list[tuple[Tensor, Tensor]] = []  # of batch norm, now and after the last good step
+        self._statistics: list[Tensor] = []  # of batch norm
+        self._kept: list[Tensor] = []  # as they were after the last good step
 
     def begin(self, model: nn.Module, batches: Any, *, accumulate: int = 1, first_step: int = 1) -> None:
         """A pass over some batches begins: so its samples are called, and so the statistics of batch norm are.
@@ -62,7 +65,9 @@ class NonFinite:
         """
         self._batches, self._accumulate, self._first_step = batches, accumulate, first_step
         norms = [part for part in model.modules() if isinstance(part, _BatchNorm)]
-        self._statistics = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers()]
+        # Those of one type stand together: they are copied in one kernel.
+        self._statistics = sorted((x for norm in norms for x in norm.buffers()), key=lambda x: str(x.dtype))
+        self._kept = [buffer.clone() for buffer in self._statistics]
 
     def may_step(self, losses: Mapping[str, Tensor], norm: Tensor, precision: Precision) -> bool:
         """Whether all is finite: on every process alike, if losses and norm are over all. Waits for the device."""
@@ -70,8 +75,7 @@ class NonFinite:
         *losses_are, norm_is = numbers.isfinite().tolist()
         self.skips = not (all(losses_are) and (norm_is or precision.searches()))
         if not self.skips:
-            for buffer, kept in self._statistics:
-                kept.copy_(buffer)
+            _copy(self._statistics, self._kept)
         return not self.skips
 
     def meet(
@@ -87,8 +91,7 @@ class NonFinite:
         Raises:
             NonFiniteError: the policy is "raise", or more than ``limit`` steps were skipped.
         """
-        for buffer, kept in self._statistics:
-            buffer.copy_(kept)
+        _copy(self._kept, self._statistics)
         names = names_of_samples(self._batches, (step - self._first_step) * self._accumulate, window)
         error = explain_nonfinite(step, model, window, losses, precision, names)
         if self.policy == "raise":
@@ -135,7 +138,9 @@ def explain_nonfinite(
     tasks = [name for name, loss in losses.items() if not loss.isfinite()]
     what = f"the loss of {' and '.join(map(repr, tasks))}" if tasks else "a gradient (every loss is finite)"
     where, samples, told = _find(model, window, precision, names, gradient=not tasks)
-    if where is None:
+    if where is None and world() > 1:
+        where = "nothing of this process: another one names it, or it was chance"
+    elif where is None:
         where = "no output when run again: a loss too large to be counted, or chance, such as dropout"
     return NonFiniteError(
         f"Step {step}: {what} is not finite. The first that is not finite is {where}. {told} Expected finite numbers. "
@@ -214,3 +219,9 @@ def names_of_samples(batches: Any, first: int, window: Sequence[Batch]) -> list[
     names = [[f"{place(row)}{mixed}" for row in rows] for rows in source.rows_of(first, len(window))]
     # A process that has no sample left in an epoch gets a blank one, which is no row.
     return [named + ["a blank sample"] * (size - len(named)) for named, size in zip(names, sizes, strict=True)]
+
+
+def _copy(tensors: Sequence[Tensor], into: Sequence[Tensor]) -> None:
+    for _, pairs in groupby(zip(tensors, into, strict=True), key=lambda pair: pair[0].dtype):
+        given, places = zip(*pairs, strict=True)
+        torch._foreach_copy_(list(places), list(given))
