@@ -70,7 +70,7 @@ class Meter:
         if not skipped:
             self.epoch.add(losses)
         if self.bar.update(self._done() - self.bar.n):
-            self.bar.set_postfix_str(self._postfix(losses), refresh=False)
+            self.bar.set_postfix_str(self._postfix(losses))  # draws once more, with what is true now
 
     def recent(self) -> dict[str, float]:
         """What happened since the last call, for a log: ``step/loss``, ``step/result/loss``, and how fast it was.
