@@ -8,7 +8,8 @@ import torch
 from tiny_data import make_model, write_rows
 
 from mmfuse import Batch, Input, Target
-from mmfuse.data import Mixup, Sample, load_batches, read_table
+from mmfuse.data import DataError, Mixup, Sample, load_batches, read_table
+from mmfuse.data.transforms import TextTransform
 from mmfuse.evaluation import evaluate, predict
 from mmfuse.evaluation import write_rows as write_answers
 
@@ -226,3 +227,32 @@ def test_rows_without_any_modality_are_told_by_an_evaluation_and_by_answers(tmp_
     for act in (evaluate, predict):
         with pytest.warns(UserWarning, match="of 12 rows have no modality at all: they teach nothing but the frequ"):
             act(model, load_batches(table, model))
+
+
+@pytest.mark.plain
+@pytest.mark.parametrize("workers", [0, 2])
+def test_answers_to_a_text_that_would_be_cut_off_are_refused_unless_asked_for(workers):
+    model = make_model()
+    transform = TextTransform(model.encoders["text"].tokenizer, max_length=6)
+    long = "red apple " * 6
+    rows = [{"text": text, "kind": "kind0"} for text in ("red apple", long, "green leaf", long + long)]
+    table = read_table(rows, columns={"image": None, "audio": None, "size": None})
+
+    def batches(rows=table, size=4):
+        return load_batches(rows, model, transforms={"text": transform}, batch_size=size, workers=workers)
+
+    lost = [len(transform.tokenizer(text)["input_ids"]) - 6 for text in (long, long + long)]
+    refused = (
+        f"row 1 of the list, column 'text': the value is too long, {lost[0]} of its steps .* would be cut off. "
+        r"1 more that were read by now .* raise the limit .* or pass predict\(..., truncate=True\)"
+    )
+    with pytest.raises(DataError, match=refused):
+        predict(model, batches())
+    with pytest.raises(DataError, match="would be cut off. Expected values"):
+        predict(model, batches(size=1))  # as soon as it meets one
+    with pytest.warns(UserWarning, match=f"2 values of 'text' were too long and lost {sum(lost)} steps"):
+        answers = predict(model, batches(), truncate=True)
+    assert len(answers) == 4
+    with pytest.warns(UserWarning, match="2 values of 'text' were too long"):
+        evaluate(model, batches())
+    assert len(predict(model, batches(table.take([0, 2])))) == 2

@@ -1,6 +1,6 @@
 """Runs a model over batches without training it, and keeps what it answered."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,9 @@ from torch import Tensor
 
 from mmfuse._files import device_of
 from mmfuse.contracts import Batch, Target
+from mmfuse.data.errors import DataError
 from mmfuse.data.loading.loader import Loader, tell_dropped
+from mmfuse.data.loading.report import ReadReport
 from mmfuse.data.tables.table import Table
 from mmfuse.distributed import connect, gather_rows, share_buffers, together, world
 from mmfuse.layers.masking import wide
@@ -38,12 +40,14 @@ class Collected:
         )
 
 
-def collect(model: MultimodalModel, batches: Iterable[Batch], *, hide: Collection[str] = ()) -> Collected:
+def collect(
+    model: MultimodalModel, batches: Iterable[Batch], *, hide: Collection[str] = (), truncate: bool = True
+) -> Collected:
     """Everything that a model answers, in evaluation mode. Nothing leaves the device before the end.
 
     Several processes share the rows of a ``Loader``; each gets the answers of all, in the order of the table. Any
     other batches each process goes over as a whole. Warns of files that could not be read, in the name of the caller's
-    caller.
+    caller. Unless ``truncate``, what a loader has cut off is an error, at the first batch with such a value.
     """
     require_batches(batches)
     if getattr(batches, "mixes", False):
@@ -51,13 +55,29 @@ def collect(model: MultimodalModel, batches: Iterable[Batch], *, hide: Collectio
     connect()
     with together():
         share_buffers(model)
-        found = _run(model, batches, hide)
+        found = _run(model, batches if truncate else _whole(batches), hide)
         if isinstance(batches, Loader):
             rows = batches.rows()
             if world() > 1 or rows != sorted(rows):  # batches of similar length are not in the order of the table
                 found = _of_all_processes(found, rows)
     tell_dropped(batches, stacklevel=4)
     return found
+
+
+def _whole(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """The batches, up to the first of which anything was cut off; that is a DataError."""
+    report: ReadReport | None = getattr(getattr(batches, "dataset", None), "report", None)
+    for batch in batches:
+        if report is not None and report.truncated:
+            name, (rows, steps) = next(iter(report.state_dict()["lost"].items()))
+            more = f" {len(rows) - 1} more that were read by now are too long, too." if len(rows) > 1 else ""
+            raise DataError(
+                f"{report.places.place(rows[0], name)}: the value is too long, {steps[0]} of its steps (tokens, frames "
+                f"or samples) would be cut off.{more} Expected values that the model sees as a whole. Shorten them, "
+                "raise the limit of the transform (such as max_length), or pass predict(..., truncate=True): then "
+                "they are cut and counted, as in training."
+            )
+        yield batch
 
 
 def _run(model: MultimodalModel, batches: Iterable[Batch], hide: Collection[str]) -> Collected:

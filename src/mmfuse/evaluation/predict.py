@@ -20,7 +20,9 @@ _PLAIN = str | int | float | list | None  # cells that can be written down
 _AT_ONCE = 64  # rows
 
 
-def predict(model: MultimodalModel, batches: Iterable[Batch], *, hide: Collection[str] = ()) -> list[dict[str, Any]]:
+def predict(
+    model: MultimodalModel, batches: Iterable[Batch], *, hide: Collection[str] = (), truncate: bool = False
+) -> list[dict[str, Any]]:
     """One row of answers for each sample, in their order; labels are not needed.
 
     A task ``result`` with classes gives ``result_predicted`` (a name), ``result_probability`` and ``result_p(name)``
@@ -34,6 +36,10 @@ def predict(model: MultimodalModel, batches: Iterable[Batch], *, hide: Collectio
         model: answers in evaluation mode, on the device where it is.
         batches: from ``load_batches`` or ``load_shards``, in their order (``train=False``), or any batches.
         hide: modalities that are made absent first.
+        truncate: answer also to what was cut off because it is too long, as training does, with one warning.
+
+    Raises:
+        DataError: a value is longer than its transform takes, such as a text of more than ``max_length`` tokens.
     """
     if isinstance(batches, Loader) and batches.shuffled:
         raise ValueError(
@@ -43,7 +49,7 @@ def predict(model: MultimodalModel, batches: Iterable[Batch], *, hide: Collectio
     dataset: Any = batches.dataset if isinstance(batches, Loader) else None
     if hasattr(dataset, "named"):
         dataset.named = []
-    found = collect(model, batches, hide=hide)
+    found = collect(model, batches, hide=hide, truncate=truncate)
     rows = _cells(batches, len(found.present))
     answers: list[dict[str, Any]] = [{} for _ in rows]
     for name, prediction in found.predictions.items():
