@@ -101,7 +101,7 @@ def train_one(name: str, tables: dict[str, Table], epochs: int) -> list[float]:
         f"{time.perf_counter() - began:.0f} s",
         flush=True,
     )
-    return [row["movement_p(up)"] for row in predict(model, batches["test"])]
+    return [row["movement_p(up)"] for row in predict(model, batches["test"], truncate=True)]
 
 
 def print_table(tables: dict[str, Table], up: dict[str, list[float]]) -> None:
