@@ -78,6 +78,7 @@ class _Watch(threading.Thread):
 
     def stop(self) -> None:
         self._stopped.set()
+        self.join(timeout=_EVERY)
 
     def tell(self, error: Exception) -> None:
         """Say why this process fails, and wait until the others know: a launcher may end them at once."""
