@@ -4,11 +4,13 @@ import copy
 
 import pytest
 import torch
+from processes import run as run_processes
 from tiny_data import make_model
 from torch import nn
 
 from mmfuse import Batch, Features, Input, MultimodalModel, Target
-from mmfuse.encoders import CNNEncoder, ViTEncoder
+from mmfuse.distributed import rank, world
+from mmfuse.encoders import CNNEncoder, LoRA, ViTEncoder
 from mmfuse.fusion import Concat
 from mmfuse.losses import Sum
 from mmfuse.tasks import Regression
@@ -16,6 +18,7 @@ from mmfuse.training import (
     ExponentialMovingAverage,
     Unfreezing,
     check_partition,
+    fit,
     make_optimizer,
     parameter_groups,
     set_training,
@@ -200,6 +203,47 @@ def test_an_encoder_that_knows_nothing_of_freezing_is_frozen_whole_and_without_d
 
     assert torch.equal(one, other)
     assert not torch.equal(noisy, one)
+
+
+def share_of(batch):
+    """The part of a batch that this process trains on, in float64."""
+    rows = slice(rank(), None, world())
+    inputs = {n: Input(x.values[rows].double(), x.present[rows]) for n, x in batch.inputs.items()}
+    targets = {n: Target(x.values[rows].double(), x.known[rows]) for n, x in batch.targets.items()}
+    return Batch(inputs, targets)
+
+
+def fit_in_stages(strategy, adapt):
+    """The weights after a run whose encoder is trained in stages, by rates of layers, with a moving average."""
+    torch.manual_seed(0)
+    encoder = ViTEncoder.preset("tiny", size=16)
+    encoder.pretrained = True
+    model = model_of_images(adapt(encoder)).double()
+    batches = [share_of(batch(seed=seed)) for seed in range(2)]
+    plan = {"image": {2: 1, 3: "all"}}
+    options = {"ema": 0.9, "layer_decay": 0.8, "unfreeze": plan, "device": "cpu", "progress": False}
+    fit(model, batches, epochs=3, strategy=strategy, **options)
+    weights = {n: x.full_tensor() if hasattr(x, "full_tensor") else x for n, x in model.state_dict().items()}
+    return {name: value.detach().clone() for name, value in weights.items()}
+
+
+def whole(encoder):
+    return encoder
+
+
+def adapted(encoder):
+    return LoRA(encoder, rank=2)
+
+
+@pytest.mark.parametrize(("strategy", "adapt"), [("ddp", whole), ("fsdp", whole), ("fsdp", adapted)])
+def test_two_processes_unfreeze_as_one_does(strategy, adapt):
+    (one,) = run_processes(1, fit_in_stages, "auto", adapt)
+
+    first, second = run_processes(2, fit_in_stages, strategy, adapt)
+
+    for name, value in one.items():
+        torch.testing.assert_close(first[name], value, rtol=0, atol=1e-10, msg=name)
+        assert torch.equal(second[name], first[name]), name
 
 
 @pytest.mark.plain
