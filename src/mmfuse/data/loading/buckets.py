@@ -17,8 +17,8 @@ Cost = Callable[[Lengths], Any]  # lengths by modality -> what one row of these 
 
 _WINDOW = 256  # batches whose rows are sorted together
 _MOST_ROWS = 4  # times as many rows as a batch of mean cost has, where no batch_size says otherwise
-_DRAWS = 4  # epochs that are looked at to fix the number of batches
-_TRIES = 10  # other shuffles of an epoch that would need more
+_SPARE = 1.005  # times as many steps as the first epoch needs are made in all
+_TRIES = 10  # shuffles of an epoch that would need more; then it is cut as the first one
 
 
 class BucketOrder(BatchOrder):
@@ -112,7 +112,7 @@ class BucketOrder(BatchOrder):
         """The steps of a whole epoch (rows=None), or of what is left of one."""
         if rows is None:
             count = self._count(world)
-            tries = [(epoch, attempt) for attempt in range(_TRIES)] + [(epoch % _DRAWS, 0)]
+            tries = [*((epoch, attempt) for attempt in range(_TRIES)), (0, 0)]
             drawn = (self._batches(self._shuffled(*key), world) for key in tries)
             batches = next(batches for batches in drawn if len(batches) <= count * world)
         else:
@@ -128,11 +128,10 @@ class BucketOrder(BatchOrder):
 
     def _count(self, world: int) -> int:
         if world not in self._counts:
-            if self.max_tokens is None:
-                most = self.total / self._usual
-            else:
-                draws = _DRAWS if self.shuffle else 1
-                most = max(len(self._batches(self._shuffled(epoch, 0), world)) for epoch in range(draws))
+            most = self.total / self._usual
+            if self.max_tokens is not None:
+                first = len(self._batches(self._shuffled(0, 0), world))
+                most = min(self.total, first * _SPARE if self.shuffle else first)
             self._counts[world] = math.ceil(math.ceil(most) / world)
         return self._counts[world]
 
@@ -153,7 +152,7 @@ class BucketOrder(BatchOrder):
 
     def _alike(self, rows: Any) -> Any:
         """The rows of each window in an order in which neighbours are alike."""
-        unit = self._usual if self.max_tokens is None else max(1, self._usual // 4)
+        unit = self._usual if self.max_tokens is None else max(1, self._usual // 2)
         # Two windows or more, so that others meet in each epoch; of whole batches.
         batches = math.ceil(len(rows) / self._usual)
         size = self._usual * min(_WINDOW, math.ceil(batches / 2)) if self.shuffle else len(rows)
