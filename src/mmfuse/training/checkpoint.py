@@ -15,8 +15,8 @@ from torch import Tensor
 
 from mmfuse._checks import require_count
 from mmfuse._files import CorruptCheckpointError
-from mmfuse.training.manifest import first_difference, read_manifest
-from mmfuse.training.places import Places
+from mmfuse.persistence.manifest import first_difference
+from mmfuse.training.places import Places, files_of
 from mmfuse.training.processes import Processes
 from mmfuse.training.restore import put_back, read_states, require_same_settings
 from mmfuse.training.saved import Saved
@@ -198,9 +198,9 @@ class Checkpoints:
 
     def _verify(self, folder: Path, verify: bool) -> tuple[dict[str, Any], str | None]:
         try:
-            files = read_manifest(folder)
+            files = files_of(folder)
         except CorruptCheckpointError as error:
-            return {}, str(error)
+            return {}, str(error).split(". Expected")[0]
         own = dict([*files.items()][self._processes.rank :: self._processes.world])
         return files, first_difference(folder, own, hashes=verify)
 

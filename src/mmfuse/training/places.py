@@ -4,8 +4,18 @@ import re
 import shutil
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
-from mmfuse.training.manifest import read_manifest
+from mmfuse.persistence.manifest import read_manifest
+
+VERSION = 2  # of the layout; 1 was `last`, a folder without a manifest
+# A file in the folder itself, or the frozen parameters beside it, which several checkpoints share.
+FILE = re.compile(r"\.\./frozen-[0-9a-f]{16}\.safetensors|[A-Za-z_][\w.-]*\.(safetensors|json)")
+
+
+def files_of(folder: Path) -> dict[str, dict[str, Any]]:
+    """Size and sha256 of the files of a checkpoint, by name, as :func:`read_manifest` reads them."""
+    return read_manifest(folder, allowed=FILE, version=VERSION)
 
 
 class Places:
@@ -64,7 +74,7 @@ class Places:
         used: set[str] = set()
         for number, repetition in self.all():
             try:
-                used |= set(read_manifest(self.path(number, repetition)))
+                used |= set(files_of(self.path(number, repetition)))
             except ValueError:
                 return  # one that cannot be read may refer to any
         for path in self.folder.glob("frozen-*.safetensors"):

@@ -18,8 +18,8 @@ from mmfuse._files import (
     what_differs,
     write_tensors,
 )
-from mmfuse.training.manifest import write_manifest
-from mmfuse.training.places import Places
+from mmfuse.persistence.manifest import write_manifest
+from mmfuse.training.places import VERSION, Places
 from mmfuse.training.processes import Processes
 from mmfuse.training.snapshot import Snapshot
 
@@ -100,7 +100,7 @@ class Writing:
         (new / "state.json").write_text(
             json.dumps(self._snapshot.text, allow_nan=False, separators=(",", ":")), encoding="utf-8"
         )
-        write_manifest(new, {**files, "state.json": hash_file(new / "state.json")})
+        write_manifest(new, {**files, "state.json": hash_file(new / "state.json")}, version=VERSION)
         flush_folder(new)
         os.rename(new, target)
         flush(self._places.folder)

@@ -1,4 +1,4 @@
-"""``MANIFEST.json`` of a checkpoint: size and sha256 of each of its files, and of itself."""
+"""``MANIFEST.json`` of a folder: size and sha256 of each of its files, and of itself."""
 
 import hashlib
 import json
@@ -9,20 +9,22 @@ from typing import Any
 
 from mmfuse._files import CorruptCheckpointError, read_json, refuse_pickle, what_differs
 
-VERSION = 2  # 1 was `last`, a folder without a manifest
 NAME = "MANIFEST.json"
-# A file in the folder itself, or the frozen parameters beside it, which several checkpoints share.
-FILE = re.compile(r"(\.\./frozen-[0-9a-f]{16}\.safetensors|[A-Za-z_][\w.-]*\.(safetensors|json))")
 
 
-def write_manifest(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
-    """Write down size and sha256 of all files of a checkpoint, by name."""
-    body = {"version": VERSION, "files": dict(files)}
+def write_manifest(folder: Path, files: Mapping[str, Mapping[str, Any]], *, version: int) -> None:
+    """Write down size and sha256 of the files of a folder, by name, and the version of its layout."""
+    body = {"version": version, "files": dict(files)}
     (folder / NAME).write_text(json.dumps({"sha256": _hash(body), **body}), encoding="utf-8")
 
 
-def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
-    """Size and sha256 of all files of a checkpoint, by name.
+def read_manifest(folder: Path, *, allowed: re.Pattern[str], version: int) -> dict[str, dict[str, Any]]:
+    """Size and sha256 of the files of a folder, by name.
+
+    Args:
+        folder: a checkpoint or a saved model.
+        allowed: what their names may be.
+        version: the newest layout that can be read.
 
     Raises:
         CorruptCheckpointError: there is no manifest, or it is damaged.
@@ -34,18 +36,17 @@ def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
     if found != (expected := _hash(manifest)):
         raise CorruptCheckpointError(
             f"{NAME} in {folder} has sha256 {str(found)[:16]}, expected {expected[:16]}. Expected it as it was "
-            "written. Use another checkpoint."
+            "written. Copy the folder again, or use another one."
         )
-    version, files = manifest.get("version"), manifest.get("files")
-    if not isinstance(version, int) or version > VERSION:
+    written, files = manifest.get("version"), manifest.get("files")
+    if not isinstance(written, int) or written > version:
         raise ValueError(
-            f"The checkpoint {folder} has version {version}. Expected {VERSION} at most: a newer mmfuse wrote it. "
-            "Update mmfuse."
+            f"{folder} has version {written}. Expected {version} at most: a newer mmfuse wrote it. Update mmfuse."
         )
-    if not isinstance(files, dict) or (strange := [name for name in files if not FILE.fullmatch(name)]):
+    if not isinstance(files, dict) or (strange := [name for name in files if not allowed.fullmatch(name)]):
         raise CorruptCheckpointError(
-            f"{NAME} in {folder} names {strange if isinstance(files, dict) else files}. Expected names of files of a "
-            "checkpoint. Use another checkpoint."
+            f"{NAME} in {folder} names {strange if isinstance(files, dict) else files}. Expected the files that mmfuse "
+            "writes. Use another folder."
         )
     for name in files:
         refuse_pickle(folder / name)
