@@ -70,17 +70,17 @@ def train_epoch(  # noqa: PLR0913  one keyword for each thing that a step does; 
         optimizer.zero_grad(set_to_none=True)
         with explaining_out_of_memory(step, model, optimizer, window, precision):
             losses = _backward(model, objective, window, totals, balance, precision)
-        precision.scaler.unscale_(optimizer)
-        norm = gradient_norm(parameters)
-        if nonfinite.may_step(losses, norm, precision):
-            if clip is not None:
-                clip_gradients(parameters, clip, norm)
-            precision.scaler.step(optimizer)
-            precision.scaler.update()
-        else:
-            nonfinite.meet(step, model, window, losses, precision)
-        if schedule is not None:
-            schedule.step()
+            precision.scaler.unscale_(optimizer)
+            norm = gradient_norm(parameters)
+            if nonfinite.may_step(losses, norm, precision):
+                if clip is not None:
+                    clip_gradients(parameters, clip, norm)
+                precision.scaler.step(optimizer)
+                precision.scaler.update()
+                if schedule is not None:
+                    schedule.step()
+            else:
+                nonfinite.meet(step, model, window, losses, precision)
         yield losses
 
 
