@@ -86,6 +86,8 @@ def test_metrics_are_those_of_scikit_learn_or_a_slow_loop():
     recalls = [np.mean([right[i] for i in range(50) if labels[i] == c]) for c in range(3)]
     assert found["accuracy"] == pytest.approx(np.mean(right))
     assert found["balanced_accuracy"] == pytest.approx(np.mean(recalls))
+    assert found["mcc"] == pytest.approx(matthews_correlation(labels, p.argmax(axis=1), 3))
+    assert found["auroc"] == pytest.approx(np.mean([share_in_order(p[:, c], labels == c) for c in range(3)]))
     found = MultiLabel(4, 3).metrics(several, truth)
     assert found["micro_f1"] == pytest.approx(f1_score(truth.ravel(), several.ravel() > 0.5))
     assert found["exact_match"] == pytest.approx(np.mean([((several[i] > 0.5) == truth[i]).all() for i in range(50)]))
@@ -100,6 +102,37 @@ def test_metrics_are_those_of_scikit_learn_or_a_slow_loop():
     ):
         assert set(task.metrics(*args)) == set(task.metric_names) >= task.lower_is_better
         assert task.report(*args).strip()
+
+
+def matthews_correlation(truth, chosen, classes):
+    """Gorodkin (2004), from the sums over pairs of samples: the correlation of two indicators of classes."""
+    x, y = (np.eye(classes)[numbers] - np.eye(classes)[numbers].mean(axis=0) for numbers in (truth, chosen))
+    return (x * y).sum() / np.sqrt((x * x).sum() * (y * y).sum())
+
+
+def share_in_order(score, positive):
+    """Share of the pairs of a positive and a negative sample whose scores are in that order; ties count half."""
+    pairs = score[positive][:, None] - score[~positive]
+    return np.mean((pairs > 0) + 0.5 * (pairs == 0))
+
+
+def test_two_classes_are_ranked_by_the_second_of_them():
+    p, labels = np.array([0.1, 0.4, 0.4, 0.9, 0.3]), np.array([0, 1, 0, 1, 1])
+
+    found = Classification(4, 2).metrics(np.stack([1 - p, p], axis=1), labels)
+
+    assert found["auroc"] == pytest.approx(share_in_order(p, labels == 1)) == pytest.approx(4.5 / 6)
+    assert found["mcc"] == pytest.approx(matthews_correlation(labels, (p > 0.5).astype(int), 2))
+
+
+@pytest.mark.parametrize(("labels", "mcc"), [([0, 0, 0], math.nan), ([2], math.nan), ([0, 2, 2], 0.0)])
+def test_ranks_are_not_defined_without_every_class_and_nothing_correlates_with_one_class(labels, mcc):
+    p = np.eye(3)[[0] * len(labels)] * 0.7 + 0.1
+
+    found = Classification(4, 3).metrics(p, np.array(labels))
+
+    assert math.isnan(found["auroc"])
+    assert found["mcc"] == pytest.approx(mcc, nan_ok=True)
 
 
 def test_one_class_of_a_multilabel_is_scored_as_itself():
@@ -151,6 +184,25 @@ def test_given_counts_replace_the_own_ones():
     assert task_losses(tasks, output, targets, {"size": 8.0})["size"].item() == 1.0
     assert task_losses(tasks, output, targets, {"size": 0}) == {}
     assert known_counts([]) == {}
+
+
+@pytest.mark.parametrize(
+    "tasks", [{"kind": Classification(4, 3)}, {"kind": Classification(4, 3), "size": Regression(4)}]
+)
+def test_labels_that_are_all_known_need_no_mask_to_the_same_bits(tasks):
+    g = torch.Generator().manual_seed(0)
+    logits, values = (torch.randn(*shape, generator=g, requires_grad=True) for shape in ((6, 3), (6,)))
+    known = torch.ones(6, dtype=torch.bool)
+    targets = {"kind": Target(torch.arange(6) % 3, known), "size": Target(torch.randn(6, generator=g), known)}
+    found = []
+    for complete in ((), ("kind", "size")):
+        logits.grad = values.grad = None
+        output = output_of({"kind": logits, "size": values})
+        losses = task_losses(tasks, output, {name: targets[name] for name in tasks}, complete=complete)
+        Sum()(losses).backward()
+        found.append([*losses.values(), logits.grad, *([] if values.grad is None else [values.grad])])
+
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
 def test_weightings_equal_their_equations():

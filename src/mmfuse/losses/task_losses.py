@@ -1,6 +1,6 @@
 """One loss for each task, over the samples that carry its label."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import torch
 from jaxtyping import Float
@@ -16,6 +16,8 @@ def task_losses(
     output: Output,
     targets: Mapping[str, Target],
     counts: Mapping[str, int | float] | None = None,
+    *,
+    complete: Collection[str] = (),
 ) -> dict[str, Tensor]:
     """The mean loss of each task over the samples whose label is known; exactly 0 where none is.
 
@@ -25,13 +27,18 @@ def task_losses(
         targets: labels by task. A task without targets gets no loss.
         counts: what to divide each task's sum by, instead of its known samples in this batch; a task of count 0 gets
             no loss. Sums over one common count are how a batch is cut into pieces without changing its gradient.
+        complete: tasks whose labels are all known: nothing has to be masked, to the same result.
     """
     require_known_names("Batch.targets", targets, tasks, "task")
     losses = {}
     for name, target in targets.items():
         if counts is not None and not counts.get(name, 0):
             continue
-        each = _each(name, tasks[name], output.predictions[name], target)
+        prediction = wide(output.predictions[name])
+        if name in complete:
+            each = sample_losses(name, tasks[name], prediction, target.values)
+        else:
+            each = _masked(name, tasks[name], prediction, target)
         count = target.known.sum().clamp_min(1) if counts is None else counts[name]
         losses[name] = each.sum() / count
     return losses
@@ -59,9 +66,9 @@ def sample_losses(name: str, task: nn.Module, prediction: Tensor, values: Tensor
     return each
 
 
-def _each(name: str, task: nn.Module, prediction: Tensor, target: Target) -> Tensor:
-    """The loss of each sample, 0 where the label is unknown, in float32 or better."""
+def _masked(name: str, task: nn.Module, prediction: Tensor, target: Target) -> Tensor:
+    """The loss of each sample, 0 where the label is unknown."""
     known = target.known.reshape(-1, *(1,) * (target.values.dim() - 1))
     # What stands under an unknown label may be anything, NaN included: zeros take its place before it is used.
     values = torch.where(known, target.values, torch.zeros_like(target.values))
-    return torch.where(target.known, sample_losses(name, task, wide(prediction), values), 0.0)
+    return torch.where(target.known, sample_losses(name, task, prediction, values), 0.0)

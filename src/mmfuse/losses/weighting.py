@@ -4,6 +4,7 @@ Each of these is affine in the losses, so the mean over equal pieces of a batch 
 accumulation relies on that. A task that is not among the losses (no label known) has no part in the result.
 """
 
+import functools
 from collections.abc import Collection, Mapping
 
 import torch
@@ -19,7 +20,7 @@ class Sum(nn.Module):
     """The plain sum of the losses."""
 
     def forward(self, losses: Mapping[str, Float[Tensor, ""]]) -> Float[Tensor, ""]:
-        return torch.stack(list(losses.values())).sum()
+        return functools.reduce(torch.add, losses.values())
 
 
 @recorded

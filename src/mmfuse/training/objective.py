@@ -1,6 +1,6 @@
 """What one piece of a step adds to the loss: the part of a training step that DDP wraps."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -22,6 +22,7 @@ class Totals:
     samples: float
     pieces: int  # micro-batches of one process
     processes: int = 1
+    complete: Collection[str] = ()  # tasks of which this process knows every label
 
     @property
     def counts(self) -> dict[str, float]:
@@ -63,13 +64,13 @@ class Objective(nn.Module):
 
     def forward(self, batch: Batch, totals: Totals) -> tuple[Tensor, dict[str, Tensor], Output | None]:
         output = self._forward[0](batch)
-        scaled = task_losses(self.model.tasks, output, batch.targets, totals.counts)
+        scaled = task_losses(self.model.tasks, output, batch.targets, totals.counts, complete=totals.complete)
         # Without any label there is nothing to learn, but every process runs the same backward.
-        total = self.weigh(scaled) / totals.pieces if scaled else 0.0 * output.fused.features.pooled.sum()
+        total = _share(self.weigh(scaled), totals.pieces) if scaled else 0.0 * output.fused.features.pooled.sum()
         if output.fused.penalties:
             share = _counted(batch) * totals.processes / max(1.0, totals.samples)
             total = total + sum(output.fused.penalties.values()) * share
-        losses = {name: loss.detach() / totals.pieces for name, loss in scaled.items()}
+        losses = {name: _share(loss.detach(), totals.pieces) for name, loss in scaled.items()}
         return total, losses, _detached(output) if self.keep_output else None
 
 
@@ -78,14 +79,15 @@ def totals_of(window: Sequence[Batch], tasks: Sequence[str], signals: StopSignal
 
     Reads labels: call it while they are on the CPU.
     """
-    own = known_counts(window)
+    own, rows = known_counts(window), sum(map(samples_of, window))
     numbers = [*(own.get(name, 0) for name in tasks), sum(int(_counted(batch)) for batch in window), 1]
     received = [] if signals is None else signals.counts()
     total = agree([*numbers, *received])
     if signals is not None:
         signals.hear(total[len(numbers) :])
     *known, samples, processes = total[: len(numbers)]
-    return Totals(dict(zip(tasks, known, strict=True)), samples, len(window), int(processes))
+    complete = [name for name, count in own.items() if count == rows]
+    return Totals(dict(zip(tasks, known, strict=True)), samples, len(window), int(processes), complete)
 
 
 def with_equal_targets(
@@ -112,6 +114,10 @@ def _counted(batch: Batch) -> int | Tensor:
         return size
     real = [*(given.present for given in batch.inputs.values()), *(target.known for target in batch.targets.values())]
     return torch.stack(real).any()
+
+
+def _share(loss: Tensor, pieces: int) -> Tensor:
+    return loss / pieces if pieces > 1 else loss
 
 
 def _unknown(like: Target | None, task: nn.Module, batch: Batch) -> Target:
