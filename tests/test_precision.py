@@ -52,6 +52,18 @@ def test_tf32_is_switched_and_put_back(tf32):
     assert switches() == before
 
 
+def test_a_user_who_sets_tf32_the_new_way_is_left_alone():
+    matmul = torch.backends.cuda.matmul
+    before = matmul.fp32_precision
+    matmul.fp32_precision = "tf32"  # now torch refuses to tell it by the old names
+    try:
+        with arithmetic(CPU, deterministic=True):
+            assert matmul.fp32_precision == "tf32"
+        assert matmul.fp32_precision == "tf32"
+    finally:
+        matmul.fp32_precision = before
+
+
 def test_deterministic_refuses_what_cannot_repeat_and_is_put_back(monkeypatch):
     before = switches()
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mmfuse._checks import nearest
 from mmfuse.encoders._torchvision import HEADS
-from mmfuse.layers.checkpointing import run
+from mmfuse.layers.checkpointing import run, run_in_turn
 
 # What each was trained with at torchvision: (frames, pixels). MViT has positions, and takes no other.
 CLIPS = {
@@ -83,8 +83,7 @@ def run_network(
     stem, layers = stem_and_layers(network)
     if hasattr(network, "patch_embed"):
         stem = [*stem, network.pos_drop]
-    for part in (*stem, *layers):
-        clips = run(part, clips, checkpointing=checkpointing)
+    clips = run_in_turn([*stem, *layers], clips, checkpointing=checkpointing)
     if hasattr(network, "patch_embed"):
         cells = network.norm(clips).flatten(1, 3)
         return cells, cells.mean(dim=1)

@@ -14,7 +14,7 @@ from mmfuse.encoders._backbone import WrappedEncoder, require_preset
 from mmfuse.encoders._batchnorm import run_present
 from mmfuse.encoders._pixels import Pixels
 from mmfuse.encoders._torchvision import find_weights, load_weights
-from mmfuse.layers.checkpointing import run
+from mmfuse.layers.checkpointing import run_in_turn
 
 FAMILIES = ("resnet", "resnext", "wide_resnet", "convnext", "efficientnet", "mobilenet")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -46,7 +46,7 @@ class CNNEncoder(WrappedEncoder):
         std: standard deviation of each channel that they are divided by.
         freeze: "none", "all", or a number: the stem and so many of the lowest stages are not trained.
         stages: ``[channels, blocks]`` of each stage of a ConvNeXt of your own.
-        checkpointing: recompute the activations of each stage in the backward pass; less memory, more time.
+        checkpointing: recompute the activations of each block in the backward pass; less memory, more time.
 
     Raises:
         ValueError: for an unknown name and for a ``freeze`` that does not fit; in ``forward`` if the images have
@@ -111,9 +111,7 @@ class CNNEncoder(WrappedEncoder):
         return ImageTransform(self.size, crop_scale=(0.8, 1.0) if train else None)
 
     def _run(self, images: Tensor) -> Tensor:
-        for stage in self.backbone:
-            images = run(stage, images, checkpointing=self.checkpointing)
-        return images
+        return run_in_turn(self.backbone, images, checkpointing=self.checkpointing)
 
 
 def _network(name: str) -> nn.Module:

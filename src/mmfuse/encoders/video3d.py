@@ -59,7 +59,7 @@ class Video3DEncoder(WrappedEncoder):
         std: standard deviation of each channel that they are divided by.
         freeze: "none", "all", or a number: the stem and so many of the lowest layers are not trained.
         stages: ``[channels, blocks]`` of each stage of a Video Swin of your own.
-        checkpointing: recompute the activations of each layer in the backward pass; less memory, more time.
+        checkpointing: recompute the activations of each block in the backward pass; less memory, more time.
 
     Raises:
         ValueError: for an unknown name, and for numbers that do not fit; in ``forward`` if the clips have another

@@ -1,6 +1,6 @@
 """Activations that are computed again in the backward pass instead of kept: less memory, a forward pass more time."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -35,6 +35,16 @@ def run(module: nn.Module, *inputs: Any, checkpointing: bool) -> Any:
         return nullcontext(), _put_back(statistics)
 
     return checkpoint(module, *inputs, use_reentrant=False, context_fn=contexts)
+
+
+def run_in_turn(stages: Iterable[nn.Module], values: Any, *, checkpointing: bool) -> Any:
+    """Values through some stages, each of which may be a row of blocks: then each block is run by itself."""
+    for stage in stages:
+        parts = list(stage.children())
+        is_row = isinstance(stage, nn.Sequential) and all(any(part.children()) for part in parts)
+        for part in parts if is_row else [stage]:
+            values = run(part, values, checkpointing=checkpointing)
+    return values
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 import torch
 
@@ -70,26 +70,34 @@ def arithmetic(device: torch.device, *, tf32: bool | None = None, deterministic:
             "Expected the environment variable CUBLAS_WORKSPACE_CONFIG=:4096:8 from the start of Python. "
             "Run: CUBLAS_WORKSPACE_CONFIG=:4096:8 python train.py"
         )
-    before = _switches()
-    try:
+    with ExitStack() as stack:
         if tf32 is not None:
-            torch.set_float32_matmul_precision("high" if tf32 else "highest")
-            torch.backends.cudnn.allow_tf32 = tf32
+            stack.enter_context(_rounding_to_tf32(tf32))
         if deterministic:
-            torch.use_deterministic_algorithms(True)
-            torch.backends.cudnn.benchmark = False
+            stack.enter_context(_repeating())
+        yield
+
+
+@contextmanager
+def _rounding_to_tf32(allowed: bool) -> Iterator[None]:
+    matmul, convolution = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("high" if allowed else "highest")
+    torch.backends.cudnn.allow_tf32 = allowed
+    try:
         yield
     finally:
-        _set_switches(*before)
+        torch.set_float32_matmul_precision(matmul)
+        torch.backends.cudnn.allow_tf32 = convolution
 
 
-def _switches() -> tuple[str, bool, bool, bool, bool]:
-    cudnn = torch.backends.cudnn
+@contextmanager
+def _repeating() -> Iterator[None]:
     strict, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    return torch.get_float32_matmul_precision(), cudnn.allow_tf32, cudnn.benchmark, strict, warns
-
-
-def _set_switches(matmul: str, tf32: bool, benchmark: bool, strict: bool, warns: bool) -> None:
-    torch.set_float32_matmul_precision(matmul)
-    torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark = tf32, benchmark
-    torch.use_deterministic_algorithms(strict, warn_only=warns)
+    search = torch.backends.cudnn.benchmark  # for the fastest kernel, which may be another one in every run
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(strict, warn_only=warns)
+        torch.backends.cudnn.benchmark = search
