@@ -50,10 +50,14 @@ def test_a_writer_that_is_killed_at_any_time_leaves_a_whole_checkpoint_and_never
 
         found = Checkpoints(tmp_path).load(Run(width=2000).parts, SETTINGS)  # a warning would be an error
 
-        assert not [*place.glob(".*")]
+        assert len([*place.glob(".*")]) <= 2  # the next one takes away what is half written or half removed
         assert found["step"] > newest
         newest = found["step"]
     assert half_written > 3  # it was interrupted while it wrote
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(newest, {}, {})
+    checkpoints.wait()
+    assert not [*place.glob(".*")]
 
 
 def files_of(folder):
@@ -181,11 +185,11 @@ def test_a_pickle_under_another_name_is_never_opened(tmp_path, name, write):
     assert not (tmp_path / "canary").exists()
 
 
-def full(*_):
+def full(*_, **__):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def broken(*_):
+def broken(*_, **__):
     raise OSError(errno.EIO, "Input/output error")
 
 

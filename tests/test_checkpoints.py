@@ -267,9 +267,14 @@ from mmfuse.training import writing
 from mmfuse.training.checkpoint import Checkpoints
 from mmfuse.training.host_copy import checksums
 from mmfuse.training.places import Places, files_of
-Checkpoints({str(tmp_path)!r}).save(1, {{"model": torch.nn.Linear(1000, 1000)}}, {{"step": 1}})
+part = {{"model": torch.nn.Linear(1000, 1000)}}
+Checkpoints({str(tmp_path / "file")!r}).save(7, part, {{}})
+Checkpoints({str(tmp_path)!r}).save(1, part, {{"step": 1}})
 """
-    subprocess.run([sys.executable, "-c", code], check=True)
+    (tmp_path / "file").write_text("not a folder")
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+
+    assert "the checkpoint of step 7 could not be written" in done.stderr
 
     assert Checkpoints(tmp_path).load({"model": nn.Linear(1000, 1000)}) == {"step": 1}
 

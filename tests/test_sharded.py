@@ -199,6 +199,8 @@ def test_a_process_that_dies_while_it_writes_ends_the_others_soon_and_leaves_no_
     checkpoints = Checkpoints(tmp_path)  # the next start
     assert checkpoints.steps == [1]
     assert checkpoints.load(Run(False, seed=1).parts) == {"step": 1}
+    checkpoints.save(2, {}, {})
+    checkpoints.wait()
     assert not [*(tmp_path / "checkpoints").glob(".*")]
 
 

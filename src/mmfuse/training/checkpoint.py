@@ -5,8 +5,11 @@ states of the random generators, ``index.rank0.json`` (which tensor is where), `
 and ``MANIFEST.json`` (size and sha256 of the files). Several processes write a file each of what they share out.
 """
 
+import os
+import sys
 import threading
 import warnings
+import weakref
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -53,15 +56,15 @@ class Checkpoints:
     ) -> None:
         require_count("Checkpoints", keep=keep)
         self._processes = Processes()
-        self._places = Places(Path(folder) / name, unit)
+        (writer,) = self._processes.first([os.getpid()], 1)
+        self._places = Places(Path(folder) / name, unit, writer)
         self._keep, self._needed = keep, needed
         self._snapshots = Snapshots(self._processes.rank)
         self._thread: threading.Thread | None = None
-        self._error: BaseException | None = None
+        self._errors: list[BaseException] = []
+        weakref.finalize(self, _tell, self._errors)
         self._whole: int | None = None  # the last that is known to be whole
         self._loaded: tuple[int, int, Mapping[str, RandomStates]] | None = None  # seed, step, random states
-        if self._processes.rank == 0:
-            self._places.clear()
 
     def save(
         self,
@@ -90,12 +93,10 @@ class Checkpoints:
 
         def work() -> None:
             try:
-                written = Writing(self._places, step, snapshot, self._processes, whole).run()
+                Writing(self._places, step, snapshot, self._processes, whole).run(self._keep, self._needed)
                 self._whole = step
-                if self._processes.rank == 0:
-                    self._places.prune(written, self._keep, self._needed())
             except BaseException as error:
-                self._error = error
+                self._errors.append(error)
 
         self._thread = threading.Thread(target=work, name=f"checkpoint of {self._places.unit} {step}")
         self._thread.start()  # not a daemon: the process does not end before the checkpoint is written
@@ -109,9 +110,8 @@ class Checkpoints:
         if self._thread is not None:
             self._thread.join()
             self._thread = None
-        if self._error is not None:
-            error, self._error = self._error, None
-            raise error
+        if self._errors:
+            raise self._errors.pop()
 
     def load(
         self,
@@ -143,7 +143,7 @@ class Checkpoints:
             return None
         progress = put_together(saved.text["progress"], {})
         require_same_settings(self._places.folder.parent, progress.get("settings"), settings or {})
-        put_back(parts, read_states(saved, parts))
+        put_back(parts, self._read(saved, parts))
         seed = (settings or {}).get("seed", 0)
         self._loaded = (seed, number, saved.random(self._processes.rank))
         self._whole = number
@@ -196,6 +196,16 @@ class Checkpoints:
             )
         return None, 0
 
+    def _read(self, saved: Saved, parts: Mapping[str, Any]) -> dict[str, Any]:
+        """The state of each part, when all processes have read theirs."""
+        states, error = {}, None
+        try:
+            states = read_states(saved, parts)
+        except Exception as met:
+            error = met
+        self._processes.share(error, f"could not read {saved.folder}")
+        return states
+
     def _verify(self, folder: Path, verify: bool) -> tuple[dict[str, Any], str | None]:
         try:
             files = files_of(folder)
@@ -216,6 +226,12 @@ class Checkpoints:
         if self._whole is not None:
             return f"The checkpoint of {unit} {self._whole} is whole."
         return f"That of {unit} {there[-1]} is as it was." if there else "There is none before it."
+
+
+def _tell(errors: list[BaseException]) -> None:
+    """Say at least at the end what nobody waited for."""
+    for error in errors:
+        sys.excepthook(type(error), error, error.__traceback__)
 
 
 def _as_json(progress: Mapping[str, Any]) -> Any:

@@ -24,12 +24,13 @@ class Places:
     Args:
         folder: that holds them.
         unit: what is counted: "step", "epoch".
+        writer: number of the process that writes, so that two do not write the same.
     """
 
-    def __init__(self, folder: Path, unit: str) -> None:
+    def __init__(self, folder: Path, unit: str, writer: int = 0) -> None:
         self.folder = folder
         self.unit = unit
-        self.new = folder / ".new"  # in the same folder, hence on the same disk: it can be renamed into place
+        self.new = folder / f".new-{writer}"  # in the same folder, hence on the same disk: it can be renamed into place
 
     def all(self) -> list[tuple[int, int]]:
         """Number and repetition of each, the newest last. Numbers are compared as numbers: 1000 is after 999."""
@@ -50,11 +51,8 @@ class Places:
 
     def clear(self) -> None:
         """Remove what a run that was killed left half written or half removed."""
-        for path in self.folder.glob(".*"):
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
+        for path in [*self.folder.glob(".new-*"), *self.folder.glob(".old-*")]:
+            shutil.rmtree(path, ignore_errors=True)
 
     def prune(self, newest: Path, keep: int, needed: Collection[int]) -> None:
         """Remove all that are older than ``newest`` but ``keep`` in all and those with a ``needed`` number.

@@ -44,6 +44,19 @@ class Processes:
         texts = [bytes(x.tolist()).rstrip(b"\0").decode(errors="replace") for x in self._gather(said)]
         return {rank: text for rank, text in enumerate(texts) if text}
 
+    def share(self, error: Exception | None, what: str) -> None:
+        """Raise in every process if one has met an error: its own, or that of another, which ``what`` describes.
+
+        Raises:
+            OSError: in those that have met none.
+        """
+        said = self.messages(None if error is None else str(error))
+        if error is not None:
+            raise error
+        if said:
+            rank, text = next(iter(said.items()))
+            raise OSError(f"Process {rank} {what}: {text}")
+
     def _gather(self, numbers: Tensor) -> list[Tensor]:
         if self._group is None:
             return [numbers]

@@ -4,9 +4,11 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from mmfuse._files import (
     CorruptCheckpointError,
@@ -42,24 +44,25 @@ class Writing:
         self._whole = whole
         self._need = 0
 
-    def run(self) -> Path:
-        """Write, look at what came out, rename it into place; returns where it stands.
+    def run(self, keep: int, needed: Callable[[], Collection[int]]) -> None:
+        """Write, look at what came out, rename it into place, then remove what is older than the ``keep`` newest.
 
         Raises:
             OSError: there is no room, or the disk does not take it, here or at another process.
             CorruptCheckpointError: the disk gives back something else than was written.
         """
         target = self._places.free(self._step)
+        self._all(self._find_frozen)
         self._need = self._processes.add(self._snapshot.size)
-        self._all(self._begin if self._processes.rank == 0 else _nothing)
+        self._first(self._begin)
         self._all(self._write_own)
-        self._all((lambda: self._finish(target)) if self._processes.rank == 0 else _nothing)
+        self._first(lambda: self._finish(target))
         self._snapshot.written = True
-        return target
+        self._first(lambda: self._places.prune(target, keep, needed()))
 
     def _begin(self) -> None:
         self._places.folder.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(self._places.new, ignore_errors=True)
+        self._places.clear()
         if _free(self._places.folder) < self._need:
             raise OSError(errno.ENOSPC, "No space left on device")
         self._places.new.mkdir()
@@ -68,7 +71,7 @@ class Writing:
         """The files of this process, each flushed and read again, and its index."""
         new, rank = self._places.new, self._processes.rank
         if self._snapshot.frozen:
-            self._write_frozen()
+            self._write_frozen(self._snapshot.frozen)
         entries = {name: write_tensors(new / name, tensors) for name, tensors in self._snapshot.files.items()}
         for name, entry in entries.items():
             flush(new / name)
@@ -78,17 +81,23 @@ class Writing:
             json.dumps(index, allow_nan=False, separators=(",", ":")), encoding="utf-8"
         )
 
-    def _write_frozen(self) -> None:
-        """The frozen parameters, named by their content: a run that is resumed finds the file of before."""
-        entry = hash_tensors(self._snapshot.frozen)
-        path = self._places.folder / f"frozen-{entry['sha256'][:16]}.safetensors"
-        if what_differs(path, entry) is not None:
-            new = self._places.new / f"frozen.rank{self._processes.rank}"
-            write_tensors(new, self._snapshot.frozen)
-            flush(new)
-            _require_whole(new, entry)
-            new.replace(path)
-        self._snapshot.settle(f"../{path.name}", entry)
+    def _find_frozen(self) -> None:
+        """A run that goes on finds the frozen parameters that it wrote before: their file is named by its content."""
+        if self._snapshot.frozen:
+            entry = hash_tensors(self._snapshot.frozen)
+            if what_differs(self._frozen(entry), entry) is None:
+                self._snapshot.settle(f"../{self._frozen(entry).name}", entry)
+
+    def _write_frozen(self, tensors: Mapping[str, Tensor]) -> None:
+        new = self._places.new / f"frozen.rank{self._processes.rank}"
+        entry = write_tensors(new, tensors)
+        flush(new)
+        _require_whole(new, entry)
+        new.replace(self._frozen(entry))
+        self._snapshot.settle(f"../{self._frozen(entry).name}", entry)
+
+    def _frozen(self, entry: Mapping[str, Any]) -> Path:
+        return self._places.folder / f"frozen-{entry['sha256'][:16]}.safetensors"
 
     def _finish(self, target: Path) -> None:
         """What the first process adds when all have written."""
@@ -105,6 +114,10 @@ class Writing:
         os.rename(new, target)
         flush(self._places.folder)
 
+    def _first(self, act: Callable[[], None]) -> None:
+        """Do something in the first process; an error there is an error in all."""
+        self._all(act if self._processes.rank == 0 else lambda: None)
+
     def _all(self, act: Callable[[], None]) -> None:
         """Do something in this process; an error in one of them is an error in all."""
         error: Exception | None = None
@@ -112,15 +125,12 @@ class Writing:
             act()
         except Exception as met:
             error = self._explain(met) if isinstance(met, OSError) else met
-        said = self._processes.messages(None if error is None else str(error))
-        if not said:
-            return
-        if self._processes.rank == 0:
-            shutil.rmtree(self._places.new, ignore_errors=True)
-        if error is not None:
-            raise error
-        rank, text = next(iter(said.items()))
-        raise OSError(f"Process {rank} could not write its part of the checkpoint of {self._step}: {text}")
+        try:
+            self._processes.share(error, f"could not write its part of the checkpoint of {self._step}")
+        except Exception:
+            if self._processes.rank == 0:
+                shutil.rmtree(self._places.new, ignore_errors=True)
+            raise
 
     def _explain(self, error: OSError) -> OSError:
         """The same error with what it means for the run."""
@@ -150,7 +160,3 @@ def _require_whole(path: Path, entry: dict[str, Any]) -> None:
 def _free(folder: Path) -> int:
     """Bytes that are free where a folder stands, or would."""
     return shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.is_dir())).free
-
-
-def _nothing() -> None:
-    pass
