@@ -665,12 +665,12 @@ def test_reading_holds_no_more_than_a_batch(tmp_path):
         with open("/proc/self/status") as file:
             return next(int(line.split()[1]) for line in file if line.startswith("RssAnon"))
 
-    store = FeatureStore(folder, width, torch.float32)
+    features = FeatureStore(folder, width, torch.float32).of_rows(torch.arange(rows))
     order = torch.randperm(rows, generator=torch.Generator().manual_seed(0))
-    store.gather(order[:32], tokens=True)
+    features.gather(order[:32], tokens=True)
     before = own_memory()
-    for places in order.split(32):
-        given = store.gather(places, tokens=True)
+    for some in order.split(32):
+        given = features.gather(some, tokens=True)
         assert given.values.shape == (32, 8, width)
     assert own_memory() - before < 8000  # KB
 

@@ -210,6 +210,8 @@ class Problems:
 
 def _rows_without_any_modality(read: Read) -> list[int]:
     present = [given.present for given in read.batch.inputs.values()]
+    if any(bool(rows.all()) for rows in present):  # most often, and a third of the time
+        return []
     some = torch.stack(present).any(dim=0)
     return [] if some.all() else [read.rows[place] for place in (~some).nonzero().flatten().tolist()]
 

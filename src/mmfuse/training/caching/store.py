@@ -1,4 +1,4 @@
-"""The features of one modality, read by whole batches from memory-mapped shards."""
+"""The features of one modality: where those of each cell are, and whole batches of them from memory-mapped shards."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from mmfuse.contracts import Input
@@ -14,7 +14,7 @@ from mmfuse.training.caching.shards import read_shard, shards_of
 
 
 class FeatureStore:
-    """Where the features of each key are. What is in memory is an index of some 40 bytes a sample.
+    """Where the features of each key are: an index of some 40 bytes a sample.
 
     Args:
         folder: of one modality.
@@ -23,22 +23,21 @@ class FeatureStore:
     """
 
     def __init__(self, folder: Path, dim: int, dtype: torch.dtype) -> None:
-        self.folder, self.dim, self.dtype = folder, dim, dtype
-        shards = [read_shard(path, dim, dtype) for path in shards_of(folder)]
-        self._values = [shard["values"] for shard in shards]
+        self.dim, self.dtype = dim, dtype
+        self.paths = shards_of(folder)
+        shards = [read_shard(path, dim, dtype) for path in self.paths]
         counts = [len(shard["lengths"]) for shard in shards]
-        self._lengths = _joined([shard["lengths"].long() for shard in shards])
-        self._present = _joined([shard["present"] for shard in shards]).bool()
+        self.lengths = _joined([shard["lengths"].long() for shard in shards])
+        self.present = _joined([shard["present"] for shard in shards]).bool()
         self.lost = _joined([shard["lost"] for shard in shards])
-        self._shard = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts, dtype=torch.int64))
-        self._starts = _joined([(s["lengths"].long() + 1).cumsum(0) - s["lengths"] - 1 for s in shards])
-        self._real = self._real_rows(shards)
+        self.shard = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts, dtype=torch.int64))
+        self.starts = _joined([(s["lengths"].long() + 1).cumsum(0) - s["lengths"] - 1 for s in shards])
         keys = np.concatenate([np.zeros((0, 2), np.uint64), *(s["keys"].numpy().view(np.uint64) for s in shards)])
         self._order = np.argsort(keys[:, 0], kind="stable")
         self._keys = keys[self._order]
 
     def __len__(self) -> int:
-        return len(self._lengths)
+        return len(self.lengths)
 
     def find(self, keys: Sequence[bytes]) -> Int[Tensor, " key"]:
         """The place of each key, -1 where it is not stored."""
@@ -49,58 +48,88 @@ class FeatureStore:
         found = (self._keys[at] == wanted).all(axis=1)
         return torch.from_numpy(np.where(found, self._order[at], -1))
 
-    def gather(self, places: Int[Tensor, " batch"], *, tokens: bool) -> Input:
-        """Some samples, absent where the place is -1: (batch, dim), or (batch, 1 + time, dim) with the pooled first.
+    def of_rows(self, places: Int[Tensor, " row"]) -> "RowFeatures":
+        """The features of the rows of a table, whose places are known; absent where the place is -1."""
+        there, at = places >= 0, places.clamp_min(0)
+        if not len(self):
+            nothing = torch.zeros_like(places)
+            return RowFeatures([], self.dim, self.dtype, nothing, nothing, nothing, there)
+        shard, start, length = (part[at].where(there, 0) for part in (self.shard, self.starts, self.lengths))
+        return RowFeatures(self.paths, self.dim, self.dtype, shard, start, length, there & self.present[at])
 
-        They are padded to the longest of them; what stands in the padding is its sample's last token.
+
+class RowFeatures:
+    """The features of the rows of a table, in memory-mapped shards.
+
+    Args:
+        paths: the shards.
+        dim: width of the features.
+        dtype: of the stored numbers.
+        shard: in which of them the features of each row are.
+        start: the first of its rows there, which is the pooled vector.
+        length: how many tokens follow it.
+        present: which rows have features.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        dim: int,
+        dtype: torch.dtype,
+        shard: Int[Tensor, " row"],
+        start: Int[Tensor, " row"],
+        length: Int[Tensor, " row"],
+        present: Bool[Tensor, " row"],
+    ) -> None:
+        self.paths, self.dim, self.dtype = paths, dim, dtype
+        self._shard, self._start, self._length, self._present = shard, start, length, present
+        self._map()
+
+    def gather(self, rows: Int[Tensor, " batch"], *, tokens: bool) -> Input:
+        """Some rows: (batch, dim), or (batch, 1 + time, dim) with the pooled vector in front.
+
+        They are padded to the longest of them; what stands in the padding is the last token once more.
         """
-        present = places >= 0
-        if not bool(present.any()):
-            return self._blank(len(places), tokens)
-        at = places.clamp_min(0)
-        present = present & self._present[at]
+        present, start = self._present.index_select(0, rows), self._start.index_select(0, rows)
         if not tokens:
-            return Input(self._rows(self._shard[at], self._starts[at]), present)
-        lengths = self._lengths[at].where(present, 0)
-        steps = torch.arange(1 + max(1, int(lengths.max())))
-        rows = self._starts[at][:, None] + torch.minimum(steps, lengths[:, None])  # (batch, 1 + time)
-        mask = (steps <= lengths[:, None]) & present[:, None]
+            return Input(self._take(rows, start), present)
+        length = self._length.index_select(0, rows)
+        steps = torch.arange(1 + max(1, int(length.max())))
+        places = start[:, None] + torch.minimum(steps, length[:, None])  # (batch, 1 + time)
+        mask = (steps <= length[:, None]) & present[:, None]
         if self._real is not None:
-            mask &= self._real[self._first_row[self._shard[at]][:, None] + rows]
-        return Input(self._rows(self._shard[at], rows), present, mask)
+            mask &= self._real[self._first[self._shard[rows]][:, None] + places]
+        return Input(self._take(rows, places), present, mask)
 
-    def _rows(self, shard: Tensor, rows: Tensor) -> Tensor:
-        """Rows of shards as (*rows, dim): in one gather for each shard that is asked."""
+    def _take(self, rows: Tensor, places: Tensor) -> Tensor:
+        """Rows of the shards, as (*places, dim): in one gather for each shard that is asked."""
+        shard = self._shard.index_select(0, rows)
         numbers = shard.unique().tolist() if len(self._values) > 1 else [0]
         if len(numbers) == 1:
-            return self._values[numbers[0]].index_select(0, rows.flatten()).reshape(*rows.shape, self.dim)
-        found = torch.empty(*rows.shape, self.dim, dtype=self.dtype)
+            return self._values[numbers[0]].index_select(0, places.flatten()).reshape(*places.shape, self.dim)
+        found = torch.empty(*places.shape, self.dim, dtype=self.dtype)
         for number in numbers:
             mine = (shard == number).nonzero().flatten()
-            some = self._values[number].index_select(0, rows[mine].flatten())
-            found.index_copy_(0, mine, some.reshape(len(mine), *rows.shape[1:], self.dim))
+            some = self._values[number].index_select(0, places[mine].flatten())
+            found.index_copy_(0, mine, some.reshape(len(mine), *places.shape[1:], self.dim))
         return found
 
-    def _blank(self, batch: int, tokens: bool) -> Input:
-        present = torch.zeros(batch, dtype=torch.bool)
-        if not tokens:
-            return Input(torch.zeros(batch, self.dim, dtype=self.dtype), present)
-        return Input(torch.zeros(batch, 2, self.dim, dtype=self.dtype), present, torch.zeros(batch, 2).bool())
-
-    def _real_rows(self, shards: Sequence[dict[str, Tensor]]) -> Tensor | None:
-        """Which rows of all shards are real; None where all are, as of most encoders."""
-        self._first_row = torch.tensor([0, *(len(values) for values in self._values)]).cumsum(0)
-        if not any("real" in shard for shard in shards):
-            return None
-        parts = [shard.get("real", torch.ones(len(shard["values"]), dtype=torch.bool)) for shard in shards]
-        return torch.cat(parts)
+    def _map(self) -> None:
+        shards = [read_shard(path, self.dim, self.dtype) for path in self.paths]
+        self._values = [shard["values"] for shard in shards] or [torch.zeros(1, self.dim, dtype=self.dtype)]
+        self._real = None  # which rows of all shards are real, where not all are
+        if any("real" in shard for shard in shards):
+            self._first = torch.tensor([0, *map(len, self._values)]).cumsum(0)
+            parts = [shard.get("real", torch.ones(len(shard["values"]), dtype=torch.bool)) for shard in shards]
+            self._real = torch.cat(parts)
 
     def __getstate__(self) -> dict[str, Any]:
-        """A worker that is not forked maps the files again, instead of being sent their content."""
-        return {"folder": self.folder, "dim": self.dim, "dtype": self.dtype}
+        """A worker that is not forked maps the same files again, instead of being sent what they hold."""
+        return {name: value for name, value in vars(self).items() if name not in ("_values", "_real", "_first")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)  # type: ignore[misc]
+        vars(self).update(state)
+        self._map()
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:

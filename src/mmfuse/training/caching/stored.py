@@ -17,8 +17,6 @@ from mmfuse.training.caching.fingerprint import weights_of
 from mmfuse.training.caching.keys import KeyedReader, Keys
 from mmfuse.training.caching.store import FeatureStore
 
-_ABSENT, _UNREADABLE = -1, -2
-
 
 class CachedEncoder(nn.Module):
     """Takes the features that an encoder has made before: (batch, dim) or (batch, 1 + time, dim) -> Features.
@@ -131,39 +129,38 @@ class CachedReader(KeyedReader):
     def __init__(self, table: Table, name: str, transform: CachedTransform) -> None:
         super().__init__(table, name, transform.of, cache=False, seed=0)
         self._tokens = transform.tokens
-        self._store = FeatureStore(transform.folder, transform.dim, transform.dtype)
+        store = FeatureStore(transform.folder, transform.dim, transform.dtype)
         self._reasons: dict[int, str] = {}  # of the rows that could not be read when they were cached
-        self._found = self._find(transform.folder, Keys(transform.folder.parent))
+        places = self._find(store, transform.folder, Keys(transform.folder.parent))
+        self._features = store.of_rows(places)
+        lost = store.lost[places.clamp_min(0)].where(places >= 0, 0) if len(store) else torch.zeros(0)
+        self._lost = lost if bool(lost.any()) else None
 
     def read(self, rows: Tensor, epoch: int, fail: Fail, mark: Any) -> Values:  # noqa: ARG002  nothing is random
         """The features of some rows as an Input, and how many steps of each cell were cut off."""
         mark[0] = int(rows[0])
-        places = self._found[rows]
         if self._reasons:
-            for place in (places == _UNREADABLE).nonzero().flatten().tolist():
-                fail(place, ValueError(self._reasons[int(rows[place])]))
-        given = self._store.gather(places, tokens=self._tokens)
-        lost = self._lost[rows] if self._lost is not None else None
+            for place, row in enumerate(rows.tolist()):
+                if row in self._reasons:
+                    fail(place, ValueError(self._reasons[row]))
+        lost = None if self._lost is None else self._lost[rows]
+        given = self._features.gather(rows, tokens=self._tokens)
         return Values(given, None if lost is None or not bool(lost.any()) else lost.tolist())
 
-    def has_any(self) -> bool:
-        """Whether any row has this modality at all."""
-        return bool((self._found != _ABSENT).any())
-
-    def _find(self, folder: Path, keys: Keys) -> Tensor:
-        """Where the features of each row are."""
+    def _find(self, store: FeatureStore, folder: Path, keys: Keys) -> Tensor:
+        """Where the features of each row are; -1 where the cell is empty or could not be read."""
         found = self.keys(torch.arange(len(self._table)), keys)
         whole = [row for row, key in enumerate(found) if isinstance(key, bytes)]
-        places = torch.full((len(found),), _ABSENT)
-        places[whole] = self._store.find([key for key in found if isinstance(key, bytes)])
+        places = torch.full((len(found),), -1)
+        places[whole] = store.find([key for key in found if isinstance(key, bytes)])
         unreadable = read_unreadable(folder)
         missing = []
-        for row in (row for row in range(len(found)) if places[row] == _ABSENT and found[row] is not None):
-            key = found[row]
+        for row in (places < 0).nonzero().flatten().tolist():
+            if (key := found[row]) is None:
+                continue
             if isinstance(key, bytes) and key.hex() not in unreadable:
                 missing.append(row)
             else:
-                places[row] = _UNREADABLE
                 self._reasons[row] = unreadable[key.hex()] if isinstance(key, bytes) else str(key)
         if missing:
             raise ValueError(
@@ -171,8 +168,6 @@ class CachedReader(KeyedReader):
                 f"{first_places(self._table, missing)}. Expected those of every row. Encode them first: "
                 "cache_features(model, table, folder); or use the model that was given to it, with its encoders."
             )
-        lost = torch.where(places >= 0, self._store.lost[places.clamp_min(0)], 0) if len(self._store) else None
-        self._lost = lost if lost is not None and bool(lost.any()) else None
         return places
 
 
