@@ -369,10 +369,16 @@ def test_a_scaler_may_skip_a_step_whose_gradient_is_infinite():
     before = copy.deepcopy(model.state_dict())
     precision = Precision("float32", torch.device("cpu"))
     precision.scaler = Skips()
+    weigh = Sum()
+    optimizer = make_optimizer(parameter_groups(model, weigh))
+    schedule = warmup_cosine(optimizer, steps=4)
 
-    steps = train(model, [random_batch(4)], precision=precision)
+    steps = train_epoch(
+        model, [random_batch(4)], weigh=weigh, optimizer=optimizer, precision=precision, schedule=schedule
+    )
 
-    assert len(steps) == 1
+    assert len(list(steps)) == 1
+    assert schedule.last_epoch == 0
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name])
 

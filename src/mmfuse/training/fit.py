@@ -192,7 +192,7 @@ def fit(  # noqa: C901, PLR0913, PLR0915  all in the order in which it happens; 
             ):
                 meter.add(losses, skipped=nonfinite.skips)
                 now.advance(accumulate)
-                if average is not None and not nonfinite.skips:
+                if average is not None and nonfinite.moved:
                     average.update()
                 if now.step % log_every == 0 and logs.logs:
                     logs(now.step, {"learning_rate": rate_of(optimizer), **meter.recent()})

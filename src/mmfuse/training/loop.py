@@ -77,7 +77,7 @@ def train_epoch(  # noqa: PLR0913  one keyword for each thing that a step does; 
                     clip_gradients(parameters, clip, norm)
                 precision.scaler.step(optimizer)
                 precision.scaler.update()
-                if schedule is not None:
+                if schedule is not None and nonfinite.moved:
                     schedule.step()
             else:
                 nonfinite.meet(step, model, window, losses, precision)

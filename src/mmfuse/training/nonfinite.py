@@ -49,6 +49,7 @@ class NonFinite:
         self.policy, self.limit = policy, limit
         self.skipped = 0  # steps, in the whole run
         self.skips = False  # whether the last step was one of them
+        self.moved = True  # whether it changed the weights: not if it is skipped, by this or by the scaler
         self._batches: Any = None
         self._first_step = self._accumulate = 1
         self._statistics: list[Tensor] = []  # of batch norm
@@ -74,6 +75,7 @@ class NonFinite:
         numbers = torch.stack([number.detach().float() for number in [*losses.values(), norm]])
         *losses_are, norm_is = numbers.isfinite().tolist()
         self.skips = not (all(losses_are) and (norm_is or precision.searches()))
+        self.moved = all(losses_are) and norm_is
         if not self.skips:
             _copy(self._statistics, self._kept)
         return not self.skips
