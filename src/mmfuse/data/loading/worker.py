@@ -17,6 +17,7 @@ from mmfuse.data.errors import DataError
 from mmfuse.data.loading.report import shown
 
 _PID, _SINCE, _COUNT, _ROW, _ROWS = range(5)  # columns of the board
+_LOOK = 5.0  # seconds after which a worker looks whether the main process is there
 _SHOWN = 5  # rows of a batch that are named
 
 
@@ -89,6 +90,26 @@ class Flight:
     def _rows(self, line: list[int]) -> str:
         batch = line[_ROWS : _ROWS + min(_SHOWN, line[_COUNT])]
         return f"{self._place(line[_ROW])} (its batch: {shown(list(map(self._place, batch)), line[_COUNT])})"
+
+
+def outlive_signals(_: int) -> None:
+    """Let a worker go on when a signal to stop is sent to all processes of a group, as Ctrl-C and torchrun do.
+
+    The main process may still need its batches, up to the step after which it saves. The worker ends when that one
+    ends it, or is gone.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigtimedwait"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # of all threads, so that one can look who sent it
+        threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with_parent(parent: int) -> None:
+    while os.getppid() == parent:
+        sent = signal.sigtimedwait({signal.SIGTERM}, _LOOK)
+        if sent is not None and sent.si_pid == parent:
+            break
+    os._exit(0)
 
 
 _FLIGHTS: "weakref.WeakSet[Flight]" = weakref.WeakSet()

@@ -12,7 +12,7 @@ from mmfuse.data.loading.ending import hold_workers
 from mmfuse.data.loading.passes import BatchOrder, Pass, PassSampler
 from mmfuse.data.loading.remote import Failure, RemoteTraceback, failure_of
 from mmfuse.data.loading.report import Read
-from mmfuse.data.loading.worker import Flight
+from mmfuse.data.loading.worker import Flight, outlive_signals
 
 
 class Workers:
@@ -66,6 +66,7 @@ class Workers:
             persistent_workers=True,
             pin_memory=self._pin,
             timeout=self._timeout,
+            worker_init_fn=outlive_signals,
             # iter() would draw from the global one
             generator=torch.Generator().manual_seed(self._sampler.order.seed % 2**63),
         )
