@@ -17,7 +17,7 @@ from mmfuse.contracts import Batch
 from mmfuse.data.loading.loader import Loader
 from mmfuse.distributed import gather_rows, gather_texts, saved_buffers, world
 from mmfuse.training.precision import Precision
-from mmfuse.training.sharding import shard
+from mmfuse.training.sharding import is_sharded, shard
 
 STRATEGIES = ("auto", "ddp", "fsdp")
 
@@ -36,8 +36,14 @@ def parallel(objective: nn.Module, strategy: str, precision: Precision) -> nn.Mo
         precision: of the forward pass; with "bf16" FSDP2 sends the weights of the blocks in bf16.
     """
     require_choice("parallel", "strategy", strategy, STRATEGIES)
-    if strategy == "auto" and world() == 1:
+    sharded = is_sharded(objective.model)  # type: ignore[arg-type]
+    if strategy == "auto" and world() == 1 and not sharded:
         return objective
+    if sharded and strategy != "fsdp":
+        raise ValueError(
+            f"parallel got strategy={strategy!r} for a model whose weights an earlier run has shared out. Expected "
+            "'fsdp' again. Pass strategy='fsdp', or save the model and load it."
+        )
     if not dist.is_initialized():
         raise ValueError(
             f"parallel got strategy={strategy!r} in a process on its own. Expected processes that have met. Start the "

@@ -25,30 +25,46 @@ def shard(objective: nn.Module, precision: Precision, unit_bytes: int = UNIT_BYT
     that stand alone, and the parameters of the weighting, stay whole; their gradients are averaged. All processes take
     the weights of rank 0, and before each pass in training its saved buffers, such as the statistics of BatchNorm.
     """
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-
     if precision.name == "fp16":
         raise ValueError("FSDP2 does not train in fp16 here. Expected bf16 or float32. Pass precision='bf16'.")
     model: Any = objective.model
-    for parameter in objective.parameters():
+    replicated = list(objective.weigh.parameters())  # type: ignore[union-attr]
+    for parameter in replicated:
         dist.broadcast(parameter.detach(), src=0)
-    share_buffers(objective)
+    if not is_sharded(model):  # by an earlier run
+        replicated += _share_out(model, precision, unit_bytes)
+    for parameter in replicated:
+        trained = parameter.requires_grad
+        parameter.requires_grad_().register_hook(_mean)  # torch has no hooks for what is frozen, as it may be for now
+        parameter.requires_grad_(trained)
+    return objective
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether the weights of a model are shared out among the processes."""
+    return hasattr(model, "set_requires_gradient_sync")
+
+
+def _share_out(model: Any, precision: Precision, unit_bytes: int) -> list[nn.Parameter]:
+    """Shard the model of rank 0; returns the parameters that stay whole on every process."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    for parameter in model.parameters():
+        dist.broadcast(parameter.detach(), src=0)
+    share_buffers(model)
     mesh = init_device_mesh(device_of(model).type, (world(),))
     # Only the blocks are cast: at the root, labels and waveforms would be too. Autocast does it there.
     bf16 = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
     policy = bf16 if precision.name == "bf16" else MixedPrecisionPolicy()
     for unit in units_of(model.encoders, unit_bytes):
         fully_shard(unit, mesh=mesh, mp_policy=policy)
-    alone = {parameter for parameter in model.parameters() if not parameter.dim()}  # cannot be cut
-    fully_shard(model, mesh=mesh, ignored_params=alone)
-    for parameter in [*alone, *objective.weigh.parameters()]:  # type: ignore[union-attr]
-        if parameter.requires_grad:
-            parameter.register_hook(_mean)
+    alone = [parameter for parameter in model.parameters() if not parameter.dim()]  # cannot be cut
+    fully_shard(model, mesh=mesh, ignored_params=set(alone))
     # It warns of changes in place to what a module gives; nothing here makes any.
     warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
     model.register_forward_pre_hook(partial(_prepare, saved_buffers(model)), prepend=True)
-    return objective
+    return alone
 
 
 def units_of(module: nn.Module, unit_bytes: int) -> list[list[nn.Module]]:
