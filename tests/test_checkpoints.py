@@ -21,7 +21,7 @@ from mmfuse.persistence.manifest import first_difference, write_manifest
 from mmfuse.training import writing
 from mmfuse.training.best import Best
 from mmfuse.training.checkpoint import Checkpoints
-from mmfuse.training.host_copy import checksums
+from mmfuse.training.host_copy import HostCopy, checksums
 from mmfuse.training.places import Places, files_of
 from mmfuse.training.seeds import random_states, restore_random_states, seed_everything
 from mmfuse.training.state_tree import put_together, take_apart
@@ -265,7 +265,7 @@ from mmfuse._files import CorruptCheckpointError
 from mmfuse.persistence.manifest import first_difference, write_manifest
 from mmfuse.training import writing
 from mmfuse.training.checkpoint import Checkpoints
-from mmfuse.training.host_copy import checksums
+from mmfuse.training.host_copy import HostCopy, checksums
 from mmfuse.training.places import Places, files_of
 part = {{"model": torch.nn.Linear(1000, 1000)}}
 Checkpoints({str(tmp_path / "file")!r}).save(7, part, {{}})
@@ -545,3 +545,50 @@ def test_best_weights_that_are_broken_are_told(tmp_path):
 
     with pytest.raises(CorruptCheckpointError, match="No checkpoint in .*best is whole: model.safetensors in .* bytes"):
         train_with_best(tmp_path, [1.0])
+
+
+class OnGPU(torch.Tensor):
+    """A tensor that says it is on a GPU."""
+
+    is_cuda = True
+    device = torch.device("cuda:1")
+
+
+def test_a_gpu_is_waited_for_once_and_its_copies_go_to_pinned_buffers_that_are_kept(monkeypatch):
+    made, waited, own = [], [], torch.empty
+
+    def empty(shape, *, dtype, pin_memory):
+        made.append((tuple(shape), pin_memory))
+        return own(shape, dtype=dtype)
+
+    copy = HostCopy()
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "empty", empty)
+        patch.setattr(torch.cuda, "synchronize", waited.append)
+        for value in (1.0, 2.0):
+            tensors = {
+                "there": torch.full((2, 3), value).as_subclass(OnGPU),
+                "too": torch.full((4,), value).as_subclass(OnGPU),
+                "here": torch.full((5,), value),
+            }
+            copies = copy(tensors)
+            for name, tensor in tensors.items():
+                assert torch.equal(copies[name], tensor.as_subclass(torch.Tensor))
+
+    assert made == [((2, 3), True), ((4,), True), ((5,), False)]
+    assert waited == [torch.device("cuda:1")] * 2
+
+
+def test_the_random_state_of_the_own_gpu_is_kept(monkeypatch):
+    given = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda: torch.tensor([7], dtype=torch.uint8))
+    monkeypatch.setattr(torch.cuda, "set_rng_state", given.append)
+
+    states = random_states()
+    restore_random_states(states)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    restore_random_states(states)  # a run that goes on without a GPU
+
+    assert given == [torch.tensor([7], dtype=torch.uint8)]

@@ -4,7 +4,8 @@
 ``tokenizers/`` the tokenizers, ``MANIFEST.json`` the size and sha256 of all of them, ``README.md`` a model card.
 """
 
+from mmfuse._files import CorruptCheckpointError, UnsafeFileError
 from mmfuse.persistence.reading import load
 from mmfuse.persistence.writing import save
 
-__all__ = ["load", "save"]
+__all__ = ["CorruptCheckpointError", "UnsafeFileError", "load", "save"]

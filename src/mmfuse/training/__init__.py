@@ -1,6 +1,6 @@
 """Training: the plain loop, and ``fit``, which is that loop with the defaults that a real run needs."""
 
-from mmfuse._files import CorruptCheckpointError
+from mmfuse._files import CorruptCheckpointError, UnsafeFileError
 from mmfuse.training.caching import cache_features, verify_features
 from mmfuse.training.checkpoint import Checkpoints
 from mmfuse.training.compiling import compiled
@@ -32,6 +32,7 @@ __all__ = [
     "Preempted",
     "TensorBoard",
     "Unfreezing",
+    "UnsafeFileError",
     "WeightsAndBiases",
     "arithmetic",
     "cache_features",
