@@ -4,7 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from mmfuse._files import hash_file, read_json, write_folder, write_tensors
+from mmfuse.distributed import rank_0_first, whole_state
 from mmfuse.model import MultimodalModel
 from mmfuse.persistence.describing import describe_model
 from mmfuse.persistence.manifest import write_manifest
@@ -15,6 +18,8 @@ VERSION = 2  # 1 had no manifest
 def save(model: MultimodalModel, folder: str | Path) -> None:
     """Write a model, with all that :func:`load` needs to build it and to read data for it.
 
+    Under several processes call it on every one of them: rank 0 writes, and the others wait until it has.
+
     Args:
         model: made of recorded parts: all of mmfuse's, and classes decorated with ``@mmfuse.recorded``.
         folder: new, empty, or a model saved before, which is replaced when the new one is whole.
@@ -22,9 +27,10 @@ def save(model: MultimodalModel, folder: str | Path) -> None:
     Raises:
         TypeError: a part does not remember how it was built, or was built with something that JSON cannot hold.
         FileExistsError: the folder holds something else.
+        RuntimeError: some processes share the weights (``strategy="fsdp"``), and not all of them save.
     """
     folder = Path(folder)
-    if type(model) is not MultimodalModel:
+    if not _is_itself(model):
         raise TypeError(
             f"save got a {type(model).__name__}. Expected a MultimodalModel itself, not a class round it or below it: "
             "its own code would be lost. Give the model inside (model.module or model._orig_mod)."
@@ -32,6 +38,7 @@ def save(model: MultimodalModel, folder: str | Path) -> None:
     if folder.exists() and not _is_model(folder) and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} holds something that is not a saved model. Expected a new folder. Choose one.")
     model = _with_encoders(model)
+    state = whole_state(model, "save")
     tokenizers: dict[str, Any] = {}
     described = describe_model(model, tokenizers)
     text = json.dumps({"format": "mmfuse", "version": VERSION, "model": described}, indent=1, allow_nan=False)
@@ -39,13 +46,22 @@ def save(model: MultimodalModel, folder: str | Path) -> None:
     def fill(new: Path) -> None:
         for name, tokenizer in tokenizers.items():
             tokenizer.save_pretrained(new / "tokenizers" / name)
-        write_tensors(new / "model.safetensors", model.state_dict())
+        write_tensors(new / "model.safetensors", state)
         (new / "config.json").write_text(text + "\n", encoding="utf-8")
         files = {path.relative_to(new).as_posix(): hash_file(path) for path in new.rglob("*") if path.is_file()}
         write_manifest(new, files, version=VERSION)
         (new / "README.md").write_text(_card(model), encoding="utf-8")
 
-    write_folder(folder, fill)
+    with rank_0_first("save") as mine:
+        if mine:
+            write_folder(folder, fill)
+
+
+def _is_itself(model: nn.Module) -> bool:
+    """Whether a model is a MultimodalModel and no more, or one that FSDP2 has shared out: it puts a class round it."""
+    kind = type(model)
+    shared_out = MultimodalModel in kind.__bases__ and kind.__name__ == f"FSDP{MultimodalModel.__name__}"
+    return kind is MultimodalModel or shared_out
 
 
 def _with_encoders(model: MultimodalModel) -> MultimodalModel:
