@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from tiny_loader import Letters, Number, model_of
@@ -276,6 +277,19 @@ def test_the_position_before_any_pass_is_that_of_the_next_one():
     assert loader.position(1)["cuts"][0]["batches"] == 3
     loader.epoch = 7
     assert loader.position(0) == {**middle, "epoch": 7, "cuts": []}
+
+
+@pytest.mark.plain
+@pytest.mark.parametrize("how", [{}, {"bucket_by": "x"}, {"bucket_by": "x", "max_tokens": np.int64(90)}])
+def test_a_position_is_plain_json_whatever_the_settings_are(how):
+    table = read_table([{"x": i + 1, "y": "ab"[i % 2], "n": "1"} for i in range(20)])
+
+    loader = load_batches(table, model_of(n=Number()), train=True, batch_size=np.int64(4), seed=np.int64(3), **how)
+    position = loader.position(2)
+
+    assert json.loads(json.dumps(position)) == position
+    loader.start(position)
+    assert sum(len(batch.inputs["n"].present) for batch in loader) == 20 - 8
 
 
 def test_setting_the_same_epoch_keeps_the_place_and_another_one_begins_it():

@@ -52,10 +52,11 @@ class BucketOrder(BatchOrder):
     ) -> None:
         self.lengths = lengths
         self.cost = cost
-        self.batch_size = batch_size
-        self.max_tokens = max_tokens
+        # Plain numbers, which JSON knows.
+        self.batch_size = None if batch_size is None else int(batch_size)
+        self.max_tokens = None if max_tokens is None else float(max_tokens)
         self.shuffle = shuffle
-        self.seed = seed
+        self.seed = int(seed)
         self.total = len(next(iter(lengths.values())))
         self._crc = zlib.crc32(b"".join(np.ascontiguousarray(part).tobytes() for part in lengths.values()))
         mean = np.asarray(cost(lengths), dtype=np.float64).mean()

@@ -22,9 +22,9 @@ class Order(BatchOrder):
 
     def __init__(self, rows: int, batch_size: int, *, shuffle: bool, seed: int) -> None:
         self.total = rows
-        self.batch_size = batch_size
+        self.batch_size = int(batch_size)  # plain numbers, which JSON knows
         self.shuffle = shuffle
-        self.seed = seed
+        self.seed = int(seed)
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -80,7 +80,7 @@ def load_shards(  # noqa: PLR0913  flat keywords, as of load_batches
     for column in [*inputs, *(model.tasks if train else ())]:
         require_column(column, names[column], known)
 
-    order = Order(tuple(shard.samples for shard in found), batch_size, train, buffer, seed)
+    order = Order(tuple(shard.samples for shard in found), int(batch_size), train, int(buffer), int(seed))
     _tell(sum(shard.passed_over for shard in found))
     errors = {"on_error": on_error, "max_errors": max_errors, "check_finite": check_finite}
     dataset = ShardDataset(found, names, order, chosen, model.tasks, max_bytes=max_bytes, errors=errors)
