@@ -261,7 +261,7 @@ def take_apart_copy(part):
 def test_a_process_that_ends_at_once_ends_after_its_checkpoint(tmp_path):
     code = f"""
 import torch
-from mmfuse._files import CorruptCheckpointError
+from mmfuse._files import CorruptCheckpointError, hash_file
 from mmfuse.persistence.manifest import first_difference, write_manifest
 from mmfuse.training import writing
 from mmfuse.training.checkpoint import Checkpoints

@@ -140,6 +140,7 @@ class Checkpoints:
         self.wait()
         saved, number = self._find(step, verify)
         if saved is None:
+            self._places.require_no_older()
             return None
         progress = put_together(saved.text["progress"], {})
         require_same_settings(self._places.folder.parent, progress.get("settings"), settings or {})

@@ -49,6 +49,14 @@ class Places:
         taken = [repetition for other, repetition in self.all() if other == number]
         return self.path(number, max(taken) + 1 if taken else 0)
 
+    def require_no_older(self) -> None:
+        """Raise ValueError if a run of the layout before stands here: to begin anew would be a surprise."""
+        if (old := self.folder.parent / "last" / "state.json").is_file():
+            raise ValueError(
+                f"{old.parent} is a checkpoint of version 1, which does not say where in an epoch it is. Expected "
+                f"checkpoints of version {VERSION}. Finish that run with the mmfuse of then, or use another folder."
+            )
+
     def clear(self) -> None:
         """Remove what a run that was killed left half written or half removed."""
         for path in [*self.folder.glob(".new-*"), *self.folder.glob(".old-*")]:

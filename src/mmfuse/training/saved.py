@@ -7,8 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmfuse._files import CorruptCheckpointError, read_json, read_tensors
+from mmfuse._files import DTYPES, CorruptCheckpointError, read_json, read_tensors
 from mmfuse.training.sharded import Box, box_of, gather_box, is_shared_out, like
+
+TYPES = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES}
 
 
 class Saved:
@@ -24,20 +26,19 @@ class Saved:
         self.text = read_json(folder / "state.json")
         self._handles: dict[str, Any] = {}
         self._pieces: dict[str, dict[str, list[dict[str, Any]]]] = {}
-        for name in sorted(files):
-            if name.startswith("index."):
-                for part, tensors in read_json(folder / name)["tensors"].items():
-                    for path, piece in tensors.items():
-                        self._pieces.setdefault(part, {}).setdefault(path, []).append(piece)
+        indices = [read_json(folder / name)["tensors"] for name in sorted(files) if name.startswith("index.")]
+        for part, path, piece in ((p, q, x) for index in indices for p, y in index.items() for q, x in y.items()):
+            if piece["file"] not in files or piece["dtype"] not in TYPES:
+                raise self._corrupt(f"says that {path!r} of {part} is {piece['dtype']} in {piece['file']}")
+            self._pieces.setdefault(part, {}).setdefault(path, []).append(piece)
 
     def shapes(self, part: str) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
         """Type and shape of each tensor of a part."""
-        pieces = {path: found[0] for path, found in self._pieces.get(part, {}).items()}
-        return {path: (getattr(torch, piece["dtype"]), tuple(piece["shape"])) for path, piece in pieces.items()}
+        return {path: _whole(found[0]) for path, found in self._pieces.get(part, {}).items()}
 
     def read(self, part: str, path: str, template: Any = None) -> Tensor:
         """One tensor; only the piece of this process, shared out as ``template`` is, if that is shared out."""
-        dtype, shape = self.shapes(part)[path]
+        dtype, shape = _whole(self._pieces[part][path][0])
         box: Box = box_of(template) if is_shared_out(template) else ((0,) * len(shape), shape)
         pieces = [self._piece(piece) for piece in self._pieces[part][path]]
         found = gather_box(box, dtype, pieces)
@@ -76,3 +77,8 @@ class Saved:
         return CorruptCheckpointError(
             f"The checkpoint {self.folder} {what}. Expected what all its processes wrote. Use another checkpoint."
         )
+
+
+def _whole(piece: Mapping[str, Any]) -> tuple[torch.dtype, tuple[int, ...]]:
+    """Type and shape of the tensor that a piece belongs to."""
+    return TYPES[piece["dtype"]], tuple(piece["shape"])
