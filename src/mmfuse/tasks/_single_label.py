@@ -1,5 +1,6 @@
 """What every task with one class out of several does with its answers."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from mmfuse.tasks._classes import ClassNames
 class SingleLabel(nn.Module):
     """Abstract: names, labels, metrics and answers of a task whose decoded answer is a probability for each class."""
 
-    metric_names = ("accuracy", "balanced_accuracy", "macro_f1")
+    metric_names = ("accuracy", "balanced_accuracy", "macro_f1", "mcc", "auroc")
     lower_is_better: frozenset[str] = frozenset()
     _classes: ClassNames
 
@@ -47,8 +48,12 @@ class SingleLabel(nn.Module):
         return torch.tensor(0)
 
     def metrics(self, decoded: np.ndarray, target: np.ndarray) -> dict[str, float]:
-        """Accuracy, balanced accuracy and macro F1 (over the classes that occur)."""
-        from sklearn.metrics import accuracy_score, f1_score, recall_score
+        """Accuracy, balanced accuracy, macro F1 (over the classes that occur), Matthews' correlation, and AUROC.
+
+        AUROC is that of the second of two classes; of more classes, the mean of each against the rest. It is NaN unless
+        every class is among the labels, and the correlation is NaN if only one is.
+        """
+        from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef, recall_score
 
         chosen = decoded.argmax(axis=1)
         return {
@@ -58,6 +63,8 @@ class SingleLabel(nn.Module):
                 recall_score(target, chosen, average="macro", labels=np.unique(target), zero_division=0)
             ),
             "macro_f1": float(f1_score(target, chosen, average="macro", zero_division=0)),
+            "mcc": float(matthews_corrcoef(target, chosen)) if (target != target[0]).any() else math.nan,
+            "auroc": _auroc(decoded, target),
         }
 
     def report(self, decoded: np.ndarray, target: np.ndarray) -> str:
@@ -76,3 +83,14 @@ class SingleLabel(nn.Module):
         best = int(decoded.argmax())
         every = {f"p({name})": float(p) for name, p in zip(self.classes, decoded, strict=True)}
         return {"": self.classes[best], "probability": float(decoded[best]), **every}
+
+
+def _auroc(decoded: np.ndarray, target: np.ndarray) -> float:
+    """Area under the ROC curve, one class against the rest; NaN if a class does not occur."""
+    from sklearn.metrics import roc_auc_score
+
+    classes = decoded.shape[1]
+    if len(np.unique(target)) < classes:
+        return math.nan
+    ranked = range(classes) if classes > 2 else (1,)
+    return float(np.mean([roc_auc_score(target == number, decoded[:, number]) for number in ranked]))
