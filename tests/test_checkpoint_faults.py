@@ -7,13 +7,16 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 from test_checkpoints import SETTINGS, Run, require_equal, saved
+from tiny_data import make_model
 
+import mmfuse
 import mmfuse._files
 from mmfuse._files import CorruptCheckpointError, UnsafeFileError
 from mmfuse.training import writing
@@ -317,3 +320,41 @@ def test_a_folder_that_may_only_be_read_is_told(small_disk):
         checkpoints.wait()
 
     assert Checkpoints(small_disk).load(run.parts)["step"] == 1
+
+
+FORBIDDEN = (
+    "exec",
+    "compile",
+    "import",
+    "subprocess.Popen",
+    "os.system",
+    "os.exec",
+    "socket.connect",
+    "pickle.find_class",
+)
+
+
+@pytest.mark.plain
+@pytest.mark.parametrize("what", ["checkpoint", "model", "control"])
+def test_nothing_is_run_imported_or_connected_to_while_a_folder_is_read(tmp_path, what):
+    run, checkpoints = saved(tmp_path, steps=(1,))
+    mmfuse.save(make_model(), tmp_path / "model")
+    read = {
+        "checkpoint": lambda: checkpoints.load(run.parts, SETTINGS),
+        "model": lambda: mmfuse.load(tmp_path / "model"),
+        "control": lambda: exec("1"),
+    }[what]
+    read()  # what reading needs is imported now
+
+    child = os.fork()  # a hook can not be taken off again
+    if not child:
+        seen = []
+        try:
+            sys.addaudithook(lambda event, args: seen.append(event) if event in FORBIDDEN else None)
+            read()
+            (tmp_path / "seen").write_text(" ".join(seen))
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+
+    assert (tmp_path / "seen").read_text() == ("compile exec" if what == "control" else "")
