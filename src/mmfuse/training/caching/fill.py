@@ -28,13 +28,13 @@ def fill(encoding: Encoding, folder: Path, *, batch_size: int, workers: int, pro
     for place in (folder, folder.parent):
         remove_unfinished(place)
     rows, keys = _missing(encoding, folder)
-    writer = ShardWriter(folder)
+    writer, line = ShardWriter(folder), ""
     cells = int(agree([len(rows)])[0])
     bar = tqdm(total=cells, desc=encoding.name, unit=" cells", disable=not (progress and is_main() and cells))
     with bar, closing(encoding.run(rows, keys, writer, batch_size=batch_size, workers=workers)) as steps:
         # All processes take each step together: one that has less to do does not wait for the others in silence.
         while done := int(agree([count := next(steps, 0)])[0]):
-            if bar.n == 0 and writer.samples:
+            if not line and writer.samples:
                 line = _plan(encoding, folder, writer, cells, encoding.seconds / max(1, count) / world())
                 if not bar.disable:
                     bar.write(line, file=sys.stderr)
