@@ -575,7 +575,7 @@ def small_disk(tmp_path):
     if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("a small file system cannot be mounted here: that takes the rights of root")
     yield place
-    subprocess.run(["umount", str(place)], check=True)
+    subprocess.run(["umount", "--lazy", str(place)], check=True)  # the features are still mapped
 
 
 def test_a_real_disk_that_is_full_keeps_whole_shards(tmp_path, small_disk, monkeypatch):
