@@ -4,6 +4,8 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from torch import Tensor
 from mmfuse.contracts import Batch
 from mmfuse.data import load_batches
 from mmfuse.distributed import rank, world
-from mmfuse.training import fit
+from mmfuse.training import NonFiniteError, fit
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* rows have no modality at all")
 SETTINGS: dict[str, Any] = {"epochs": 2, "save_every": 1, "progress": False, "device": "cpu", "resume": True}
@@ -66,6 +68,55 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step_and_the_run_goes_
     for weights, same in zip(found, expected, strict=True):
         for name, value in same.items():
             assert torch.equal(weights[name], value), name
+
+
+def go_on(folder: Path, strategy: str, balance: tuple = ()) -> tuple[dict[str, Tensor], list[dict]]:
+    """Weights and history of a run with joint batches of twelve, on any number of processes."""
+    model, table = make_model(), table_of(60)
+    batches = load_batches(table, model, train=True, batch_size=12 // world(), max_errors=1.0)
+    history = fit(model, batches, folder=folder, balance=balance, strategy=strategy, **SETTINGS)
+    whole = {
+        n: value.full_tensor() if hasattr(value, "full_tensor") else value for n, value in model.state_dict().items()
+    }
+    return whole, history.epochs
+
+
+def test_a_run_goes_on_with_other_numbers_of_processes_and_another_strategy(tmp_path):
+    (expected, history), *_ = run(1, go_on, tmp_path / "whole", "auto")
+
+    for began, first, ended, then in ((2, "ddp", 3, "fsdp"), (2, "fsdp", 1, "auto"), (2, "fsdp", 3, "ddp")):
+        folder = tmp_path / f"{first}-{then}-{ended}"
+        stopped = outcomes(began, go_on, folder, first, (Dying(3, signal_myself),))
+        assert [each.code for each in stopped] == [143] * began, stopped[0].log
+        for weights, rows in run(ended, go_on, folder, then):
+            for name, value in expected.items():
+                torch.testing.assert_close(weights[name], value, rtol=1e-10, atol=1e-10, msg=name)
+            for row, same in zip(rows, history, strict=True):
+                assert row["train/loss"] == pytest.approx(same["train/loss"], rel=1e-10)
+
+
+def with_nan(batches: list[Batch], strategy: str, on_nonfinite: str) -> float:
+    own = batches[rank() :: 2]
+    if rank() == 1:
+        given = own[1].inputs["a"]
+        values = given.values.masked_fill(given.present[:, None], float("nan"))
+        own[1] = replace(own[1], inputs={**own[1].inputs, "a": replace(given, values=values)})
+    settings = {"epochs": 1, "strategy": strategy, "on_nonfinite": on_nonfinite, "progress": False, "device": "cpu"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return fit(make_model(), own, **settings).epochs[0]["train/loss"]
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_what_is_not_finite_on_one_process_stops_all_and_is_named_or_is_skipped_by_all(strategy):
+    batches = list(load_batches(table_of(24), make_model(), batch_size=3))
+
+    first, second = outcomes(2, with_nan, batches, strategy, "raise", waits=10.0)
+
+    assert type(first.error) is type(second.error) is NonFiniteError
+    assert "Step 2: " in str(second.error)
+    assert "the input 'a'" in str(second.error)
+    assert len(set(map(str, run(2, with_nan, batches, strategy, "skip")))) == 1
 
 
 def raises() -> None:

@@ -99,6 +99,17 @@ def test_an_error_comes_in_place_of_its_batch():
         next(copy_ahead(failing_after(0), FakeStream()))
 
 
+def test_beside_other_processes_an_error_comes_at_once(monkeypatch):
+    monkeypatch.setattr("mmfuse.data.loading.prefetch.world", lambda: 2)
+    found = []
+
+    with pytest.raises(ValueError, match="The disk is gone"):
+        for batch in copy_ahead(failing_after(3), FakeStream()):
+            found += numbers_of([batch])
+
+    assert found == [0, 1]  # the third would wait for processes that wait for this one
+
+
 def test_who_stops_early_closes_the_source_and_has_one_batch_more_taken():
     taken, closed = [], []
 

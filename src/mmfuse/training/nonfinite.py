@@ -18,6 +18,7 @@ from mmfuse.distributed import world
 from mmfuse.model import MultimodalModel
 from mmfuse.training.blame import nonfinite_given, samples_at_fault, undisturbed
 from mmfuse.training.precision import Precision
+from mmfuse.training.sharding import is_sharded
 
 
 class NonFiniteError(RuntimeError):
@@ -168,6 +169,8 @@ def _find(
     if place := next((place for found in given for place in found), None):
         samples = [named[row] for named, found in zip(names, given, strict=True) for row in found.get(place, ())]
         return place, samples, f"It is that of {shown(samples, len(samples))}."
+    if is_sharded(model):  # runs on all processes at once, of which others may have found their place above
+        return None, [], "With strategy='fsdp' no module can be named."
     with undisturbed(model), precision.autocast():
         found = (first_nonfinite(model, batch) for batch in batches)
         where = next((place for place in found if place), None)

@@ -9,13 +9,15 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from mmfuse.contracts import Batch
+from mmfuse.distributed import world
 
 
 def prefetch(batches: Iterable[Batch], device: torch.device | str) -> Iterator[Batch]:
     """The batches on a device, in their order; on a GPU each is copied while the one before it is used.
 
     There, one batch more than was handed out has been taken from ``batches``: count those that were used, as
-    ``Loader.position`` wants it. An error comes in place of the batch that could not be made, after all before it.
+    ``Loader.position`` wants it. An error comes in place of the batch that could not be made, after all before it; at
+    once where there are several processes.
 
     Args:
         batches: on the CPU; a copy runs beside the computation only from pinned memory, as a ``Loader`` gives it.
@@ -54,6 +56,8 @@ def copy_ahead(batches: Iterable[Batch], side: SideStream) -> Iterator[Batch]:
         try:
             following = _start(iterator, side)
         except Exception as raised:
+            if world() > 1:  # the others are waiting for this process, and use the present batch only after that
+                raise
             error = raised
         yield present
         if error is not None:
