@@ -1,6 +1,8 @@
 """Frozen encoders run once: what is read from the cache is what they gave, and nothing stale is read."""
 
+import copy
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -668,6 +670,57 @@ def test_batches_do_not_depend_on_the_workers_or_on_the_number_of_shards(tmp_pat
         for name in inputs[0]:
             for other in inputs[1:]:
                 assert torch.equal(inputs[0][name].values, other[name].values)
+
+
+def test_batches_of_similar_length_know_the_lengths_of_what_is_stored(tmp_path):
+    table, model = make_table(tmp_path), make_parts(fusion="PerceiverFusion")
+    cached = cache(model, table, tmp_path / "cache")
+
+    batches = load_batches(table, cached, train=True, batch_size=4, bucket_by="words")
+
+    lengths = batches.dataset.readers["words"].lengths()
+    assert lengths.tolist() == [1 + len(text) if text else 0 for text in table.column("words")]
+    padded = [batch.inputs["words"].mask for batch in batches]
+    plain = [batch.inputs["words"].mask for batch in load_batches(table, cached, train=True, batch_size=4)]
+    assert sum(mask.numel() for mask in padded) < sum(mask.numel() for mask in plain)
+    assert sum(int(mask.sum()) for mask in padded) == sum(lengths)
+
+
+def test_a_copy_shares_the_encoder_and_takes_another_dtype(tmp_path):
+    table, model = make_table(tmp_path), make_parts(fusion="PerceiverFusion")
+    cached = cache(model, table, tmp_path / "cache").eval()
+    batch = next(iter(load_batches(table, cached)))
+
+    copied = copy.deepcopy(cached)
+
+    assert copied.encoders["words"].stands_for is model.encoders["words"]
+    expected = cached(batch).predictions["kind"]
+    assert torch.equal(copied(batch).predictions["kind"], expected)
+    assert cached.double()(batch).predictions["kind"].dtype == torch.float64
+
+
+@pytest.mark.plain
+def test_a_model_on_the_cache_compiles_whole(tmp_path):
+    table, model = make_table(tmp_path), make_parts(fusion="PerceiverFusion")
+    cached = cache(model, table, tmp_path / "cache").eval()
+    batch = next(iter(load_batches(table, cached)))
+
+    compiled = torch.compile(cached, fullgraph=True, backend="eager")
+
+    assert torch.equal(compiled(batch).predictions["kind"], cached(batch).predictions["kind"])
+
+
+def test_a_reader_that_is_sent_maps_the_same_files_again(tmp_path):
+    table, model = make_table(tmp_path), make_parts(fusion="PerceiverFusion", gaps=True)
+    cached = cache(model, table, tmp_path / "cache")
+    features = load_batches(table, cached).dataset.readers["words"]._features
+
+    sent = pickle.loads(pickle.dumps(features))
+
+    rows = torch.arange(len(table))
+    expected, found = (part.gather(rows, tokens=True) for part in (features, sent))
+    assert torch.equal(expected.values, found.values)
+    assert torch.equal(expected.mask, found.mask)
 
 
 def test_a_batch_without_the_modality_and_a_table_without_it(tmp_path):

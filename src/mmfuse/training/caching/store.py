@@ -101,6 +101,10 @@ class RowFeatures:
             mask &= self._real[self._first[self._shard[rows]][:, None] + places]
         return Input(self._take(rows, places), present, mask)
 
+    def lengths(self) -> Int[Tensor, " row"]:
+        """Steps of each row as :meth:`gather` gives it with tokens; 0 where it is absent."""
+        return (1 + self._length).where(self._present, 0)
+
     def _take(self, rows: Tensor, places: Tensor) -> Tensor:
         """Rows of the shards, as (*places, dim): in one gather for each shard that is asked."""
         shard = self._shard.index_select(0, rows)

@@ -147,6 +147,10 @@ class CachedReader(KeyedReader):
         given = self._features.gather(rows, tokens=self._tokens)
         return Values(given, None if lost is None or not bool(lost.any()) else lost.tolist())
 
+    def lengths(self) -> Any:
+        """Tokens of every row, and one for the pooled vector."""
+        return self._features.lengths().numpy()
+
     def _find(self, store: FeatureStore, folder: Path, keys: Keys) -> Tensor:
         """Where the features of each row are; -1 where the cell is empty or could not be read."""
         found = self.keys(torch.arange(len(self._table)), keys)
