@@ -34,8 +34,8 @@ def box_of(tensor: Any) -> Box:
                 continue
             if type(placement).__name__ != "Shard":
                 raise ValueError(
-                    f"A checkpoint cannot hold a tensor that is placed as {placement!r}. Expected Shard or Replicate, as "
-                    "FSDP2 and HSDP place their parameters. Share the model out with fully_shard alone."
+                    f"A checkpoint cannot hold a tensor that is placed as {placement!r}. Expected Shard or Replicate, "
+                    "as FSDP2 and HSDP place their parameters. Share the model out with fully_shard alone."
                 )
             dim, size = placement.dim, mesh.size(axis)
             step = -(-length[dim] // size)  # as torch.chunk cuts: the last pieces may be short or empty
