@@ -167,6 +167,26 @@ def test_batches_of_a_table_go_on_with_any_number_of_workers(tmp_path, workers):
         require_same(run_table(folder, workers[1]), expected)
 
 
+def test_rows_that_could_not_be_read_before_count_after_it_too(tmp_path):
+    path = write_rows(tmp_path)
+    path.write_text(path.read_text().replace("0.png", "none.png"))
+    table = read_table(path)
+
+    def run_table(**options):
+        model = make_model()
+        batches = load_batches(table, model, train=True, batch_size=2, seed=2, on_error="absent")
+        given = {"epochs": 1, "save_every": 1, "log_every": 1, "progress": False}
+        fit(model, batches, folder=tmp_path / "run", resume=True, **given | options)
+        return batches.dataset.report
+
+    with pytest.raises(Interrupted):
+        run_table(log=stop_at(6, pull_the_plug))
+
+    with pytest.warns(UserWarning, match="1 cells could not be read"):
+        report = run_table()
+    assert report.rows == [0]
+
+
 def test_a_run_that_is_killed_goes_on(tmp_path):
     """SIGKILL while a checkpoint is being written in the background."""
     expected = train(None)

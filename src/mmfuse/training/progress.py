@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from mmfuse.contracts import Batch
+from mmfuse.data.loading.loader import report_of_all
 from mmfuse.training.history import History
 from mmfuse.training.meter import Meter
 from mmfuse.training.seeds import random_states
@@ -75,7 +76,7 @@ class Progress:
     def state_dict(self) -> dict[str, Any]:
         """All of it."""
         middle = self.meter is not None and self.used > 0
-        position = getattr(self.batches, "position", None)
+        position, report = getattr(self.batches, "position", None), report_of_all(self.batches)
         return {
             "epochs": self.history.epochs,
             "best_epoch": self.history.best_epoch,
@@ -84,6 +85,7 @@ class Progress:
             "used": self.used,
             "rate": self.rate,
             "position": position(self.used - self._used_before) if middle and position is not None else None,
+            "report": None if report is None else report.state_dict(),  # of rows that could not be read
             "meter": self.meter.state_dict() if middle and self.meter is not None else None,
         }
 
@@ -92,6 +94,9 @@ class Progress:
         self.history = History(list(state["epochs"]), state["best_epoch"])
         self.epoch, self.step, self.used = int(state["epoch"]), int(state["step"]), int(state["used"])
         self.rate, self._position, self._meter = float(state["rate"]), state["position"], state["meter"]
+        report = getattr(getattr(self.batches, "dataset", None), "report", None)
+        if report is not None and state["report"] is not None:
+            report.merge(state["report"])
 
 
 class Rest:

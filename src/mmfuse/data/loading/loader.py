@@ -177,13 +177,20 @@ class Loader:
 def tell_dropped(batches: Any, stacklevel: int) -> None:
     """Warn of what a loader could not read or has cut off, unless that was told; other batches have nothing to tell.
 
-    Every process calls it: afterwards the report of each holds what all have met, and rank 0 tells it.
+    Every process calls it, and rank 0 tells it.
+    """
+    report = report_of_all(batches)
+    if report is not None and (news := report.news()) and is_main():
+        warnings.warn(news, stacklevel=stacklevel)
+
+
+def report_of_all(batches: Any) -> Any:
+    """The report of a loader, which then holds what all processes have met; None for other batches.
+
+    Every process calls it.
     """
     report = getattr(getattr(batches, "dataset", None), "report", None)
-    if report is None:
-        return
-    if world() > 1:
+    if report is not None and world() > 1:
         for state in gather_texts(json.dumps(report.state_dict())):
             report.merge(json.loads(state))
-    if (news := report.news()) and is_main():
-        warnings.warn(news, stacklevel=stacklevel)
+    return report
