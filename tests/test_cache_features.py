@@ -3,6 +3,7 @@
 import copy
 import os
 import pickle
+import re
 import shutil
 import signal
 import subprocess
@@ -761,13 +762,17 @@ def test_reading_holds_no_more_than_a_batch(tmp_path):
 def test_what_it_takes_and_saves_is_told_beforehand(tmp_path, capsys):
     table, model = make_table(tmp_path), make_parts(fusion="PerceiverFusion")
 
-    cache_features(model, table, tmp_path / "cache", dtype="float16")
+    cache_features(model, table, tmp_path / "cache", dtype="float16", batch_size=2)
 
     said = capsys.readouterr().err
     assert "sensor: 24 bytes a sample (tokens and pooled vector, torch.float16), 456 bytes for 19 of them" in said
     assert "Encoding takes" in said
     assert "every later epoch over them saves so much" in said
     assert "words: rounding changed" in said
+    (size,) = re.findall(r"words: .*float16\), ([\d.]+) KB for 21 of them", said)
+    (path,) = shards.shards_of(tmp_path / "cache" / "words")
+    true = shards.read_shard(path)["values"].nbytes
+    assert abs(1000 * float(size) - true) < 0.1 * true  # told from the longest two, which are no measure of the others
 
 
 def test_the_model_is_left_as_it_was(tmp_path):

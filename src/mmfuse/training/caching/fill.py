@@ -5,6 +5,7 @@ import sys
 import warnings
 from contextlib import closing
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from tqdm import tqdm
@@ -27,15 +28,18 @@ def fill(encoding: Encoding, folder: Path, *, batch_size: int, workers: int, pro
     """
     for place in (folder, folder.parent):
         remove_unfinished(place)
-    rows, keys = _missing(encoding, folder)
+    cells = _missing(encoding, folder)
+    rows, keys = [cell.row for cell in cells], [cell.key for cell in cells]
     writer, line = ShardWriter(folder), ""
-    cells = int(agree([len(rows)])[0])
-    bar = tqdm(total=cells, desc=encoding.name, unit=" cells", disable=not (progress and is_main() and cells))
+    total = int(agree([len(cells)])[0])
+    bar = tqdm(total=total, desc=encoding.name, unit=" cells", disable=not (progress and is_main() and total))
     with bar, closing(encoding.run(rows, keys, writer, batch_size=batch_size, workers=workers)) as steps:
         # All processes take each step together: one that has less to do does not wait for the others in silence.
         while done := int(agree([count := next(steps, 0)])[0]):
             if not line and writer.samples:
-                line = _plan(encoding, folder, writer, cells, encoding.seconds / max(1, count) / world())
+                share = sum(cell.size for cell in cells[:count]) / sum(cell.size for cell in cells)
+                size = writer.bytes / share if encoding.tokens else writer.bytes / writer.samples * len(cells)
+                line = _plan(encoding, folder, total, world() * size, encoding.seconds / share)
                 if not bar.disable:
                     bar.write(line, file=sys.stderr)
             bar.update(done)
@@ -48,8 +52,8 @@ def fill(encoding: Encoding, folder: Path, *, batch_size: int, workers: int, pro
     agree([0.0])
 
 
-def _missing(encoding: Encoding, folder: Path) -> tuple[list[int], list[bytes]]:
-    """The rows of this process whose features are not stored, one for each different cell, and their keys."""
+def _missing(encoding: Encoding, folder: Path) -> list["_Cell"]:
+    """The cells of this process whose features are not stored: each once, in however many rows it stands."""
     table, transform = encoding.dataset.table, encoding.dataset.transforms[encoding.name]
     reader = KeyedReader(table, encoding.name, transform, cache=False, seed=0)
     known = Keys(folder.parent, rank())
@@ -62,32 +66,46 @@ def _missing(encoding: Encoding, folder: Path) -> tuple[list[int], list[bytes]]:
         if isinstance(key, bytes):
             first.setdefault(key, row)
         elif key is not None:
-            lost.append(row)
-    keys = list(first)
-    stored = FeatureStore(folder, encoding.encoder.dim, encoding.dtype).find(keys).tolist()
-    pairs = [(first[key], key) for key, place in zip(keys, stored, strict=True) if place < 0]
-    if transform.padding is not None:  # those of like length together; the longest first, should memory not suffice
-        sizes = dict(zip([row for row, _ in pairs], reader.sizes([row for row, _ in pairs]), strict=True))
-        pairs.sort(key=lambda pair: -sizes[pair[0]])
-    pairs += [(row, b"") for row in lost]
-    return [row for row, _ in pairs], [key for _, key in pairs]
+            lost.append(_Cell(row, b"", 1))
+    stored = FeatureStore(folder, encoding.encoder.dim, encoding.dtype).find(list(first)).tolist()
+    pairs = [pair for pair, place in zip(first.items(), stored, strict=True) if place < 0]
+    if transform.padding is None:
+        return [_Cell(row, key, 1) for key, row in pairs] + lost
+    sizes = reader.sizes([row for _, row in pairs])
+    cells = [_Cell(row, key, max(1, size)) for (key, row), size in zip(pairs, sizes, strict=True)]
+    # Those of like length together; the longest first, should memory not suffice.
+    return sorted(cells, key=lambda cell: -cell.size) + lost
 
 
-def _plan(encoding: Encoding, folder: Path, writer: ShardWriter, cells: int, seconds: float) -> str:
+class _Cell(NamedTuple):
+    """What is to be encoded."""
+
+    row: int
+    key: bytes
+    size: int  # in whatever its length is measured by
+
+
+def _plan(encoding: Encoding, folder: Path, cells: int, size: float, seconds: float) -> str:
     """One line with two numbers: what a sample takes on the disk, and the time that encoding it takes.
+
+    Args:
+        encoding: of one modality.
+        folder: where the features go.
+        cells: how many there are.
+        size: of all their features, in bytes.
+        seconds: in which all are encoded.
 
     Raises:
         OSError: the disk has no room for all.
     """
-    size = writer.bytes / writer.samples
-    needed, free = int(cells * size), shutil.disk_usage(folder).free
-    if needed > free:
-        raise full_disk(folder, needed)
+    free = shutil.disk_usage(folder).free
+    if size > free:
+        raise full_disk(folder, int(size))
     what = "tokens and pooled vector" if encoding.tokens else "pooled vector"
     return (
-        f"{encoding.name}: {readable(size)} a sample ({what}, {encoding.dtype}), {readable(needed)} for {cells} of "
-        f"them, {readable(free)} are free. Encoding takes {_duration(seconds)} a sample, {_duration(seconds * cells)} "
-        "in all: every later epoch over them saves so much."
+        f"{encoding.name}: {readable(size / cells)} a sample ({what}, {encoding.dtype}), {readable(size)} for {cells} "
+        f"of them, {readable(free)} are free. Encoding takes {_duration(seconds / cells)} a sample, "
+        f"{_duration(seconds)} in all: every later epoch over them saves so much."
     )
 
 
