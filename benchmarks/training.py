@@ -15,8 +15,12 @@ from pathlib import Path
 
 import torch
 import training_absent
+import training_caching
+import training_checkpoints
 import training_counts
 import training_digits
+import training_padding
+import training_processes
 import training_steps
 from common import Row, options, report
 from data_measure import Setting
@@ -26,7 +30,11 @@ PARTS = {
     "A step": training_steps,
     "Waiting and memory": training_counts,
     "A whole training": training_digits,
+    "Padding": training_padding,
     "What is absent": training_absent,
+    "Frozen encoders": training_caching,
+    "Several processes": training_processes,
+    "Checkpoints": training_checkpoints,
 }
 
 

@@ -10,6 +10,7 @@ import torch
 from common import Row
 from data_measure import Case, Setting
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from training_loops import by_hand, silent_fit
@@ -34,21 +35,41 @@ class Waits(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.places: Counter[str] = Counter()  # where, by function
+        self._lists = _Lists(self)
+
+    def __enter__(self) -> "Waits":
+        self._lists.__enter__()
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self._lists.__exit__(*error)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         name = func.overloadpacket.__name__
         if name in self.NAMES or (name in ("index", "index_put_") and _by_truth(args[1])):
-            place = _place()
-            self.places[place] += place not in self.ON_CPU
+            self.note()
         return func(*args, **(kwargs or {}))
 
+    def note(self) -> None:
+        """Count a wait in the innermost function of ours that is at work."""
+        frame = sys._getframe(2)
+        while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] != "mmfuse":
+            frame = frame.f_back
+        self.places[frame.f_code.co_name] += frame.f_code.co_name not in self.ON_CPU
 
-def _place() -> str:
-    """The innermost function of ours that is at work."""
-    frame = sys._getframe(2)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] != "mmfuse":
-        frame = frame.f_back
-    return frame.f_code.co_name
+
+class _Lists(TorchFunctionMode):
+    """Whole tensors that become lists or arrays: on a CPU that is no operation of its own."""
+
+    def __init__(self, waits: Waits) -> None:
+        super().__init__()
+        self.waits = waits
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "") in ("tolist", "numpy"):
+            self.waits.note()
+        return func(*args, **(kwargs or {}))
 
 
 def _by_truth(indices: Sequence[Any]) -> bool:

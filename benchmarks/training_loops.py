@@ -51,8 +51,10 @@ def by_train_epoch(model: MultimodalModel, batches: Iterable[Batch]) -> None:
 
 
 def by_hand(model: MultimodalModel, batches: Iterable[Batch]) -> None:
-    """The bar: fused AdamW, clipping, and the loss added up on the device, read every 50 steps."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, fused=True)
+    """The bar: fused AdamW that decays matrices only, clipping, and the loss added up, read every 50 steps."""
+    matrices, others = ([p for p in model.parameters() if (p.dim() > 1) is deep] for deep in (True, False))
+    groups = [{"params": matrices, "weight_decay": 0.01}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=RATE, fused=True)
     device, parameters = _device(model), list(model.parameters())
     total = torch.zeros((), device=device)
     model.train()

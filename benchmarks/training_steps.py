@@ -15,10 +15,9 @@ def three(setting: Setting) -> list[Row]:
     model, batches = three_modalities()
     rounds, steps = (5, 2) if setting.quick else (40, 4)
     seconds = in_turns(loops_of(model), batches, rounds=rounds, steps=steps)
-    limits = {"hand-written": 1.02, "naive": 0.90}
     return [
-        _row(setting, "three transformers", ours, other, seconds, limits[other])
-        for other in ("hand-written", "naive")
+        step_row(_name("three transformers", ours, other), seconds, ours, other, setting.target(limit))
+        for other, limit in {"hand-written": 1.02, "naive": 0.90}.items()
         for ours in ("fit", "train_epoch")
     ]
 
@@ -27,20 +26,24 @@ def empty(setting: Setting) -> list[Row]:
     model, batches = nothing()
     rounds, steps = (9, 20) if setting.quick else (60, 40)
     seconds = in_turns(loops_of(model), batches, rounds=rounds, steps=steps)
-    limit = max(1.05, 1 + FREE_US / 1e6 / statistics.median(seconds["hand-written"]))
+    limit = setting.target(max(1.05, 1 + FREE_US / 1e6 / statistics.median(seconds["hand-written"])))
+    pairs = {("fit", "hand-written"): limit, ("train_epoch", "hand-written"): limit, ("fit", "naive"): None}
     return [
-        *(_row(setting, "empty model", ours, "hand-written", seconds, limit) for ours in ("fit", "train_epoch")),
-        _row(setting, "empty model", "fit", "naive", seconds, None),
+        step_row(_name("empty model", ours, other), seconds, ours, other, target)
+        for (ours, other), target in pairs.items()
     ]
 
 
-def _row(
-    setting: Setting, model: str, ours: str, other: str, seconds: dict[str, list[float]], limit: float | None
-) -> Row:
+def _name(model: str, ours: str, other: str) -> str:
+    return f"a step, {model}: {ours} to the {other} loop"
+
+
+def step_row(name: str, seconds: dict[str, list[float]], ours: str, other: str, limit: float | None) -> Row:
+    """One loop to another, round by round."""
     lower, middle, upper = quartiles(seconds[ours], seconds[other])
-    mine, others = (1e3 * statistics.median(seconds[name]) for name in (ours, other))
+    mine, others = (1e3 * statistics.median(seconds[loop]) for loop in (ours, other))
     note = f"{1e3 * (mine - others):+.0f} us; quartiles {lower:.3f} to {upper:.3f}"
-    return Row(f"a step, {model}: {ours} to the {other} loop", mine, others, middle, setting.target(limit), note=note)
+    return Row(name, mine, others, middle, limit, note=note)
 
 
 CASES: dict[str, Case] = {"step of three transformers": three, "step of the empty model": empty}
