@@ -113,19 +113,28 @@ def test_what_is_trained_and_saved_is_the_whole_model(tmp_path):
     assert "encoders.words.letters.weight" not in cached.state_dict()
 
 
-def test_a_run_on_the_cache_is_taken_up_from_its_folder(tmp_path):
-    table = make_table(tmp_path)
-    ends = []
-    for name, parts in (("whole", [4]), ("parts", [2, 4])):
+def test_a_run_on_the_cache_is_taken_up_bit_for_bit(tmp_path):
+    table, ends = make_table(tmp_path), []
+
+    def stop(step, values):
+        if step == 7:
+            raise KeyboardInterrupt
+
+    def train(folder, log=()):
         model = make_parts()
-        for epochs in parts:
-            model = make_parts()
-            cached = cache(model, table, tmp_path / "cache")
-            train = load_batches(table, cached, train=True, batch_size=8)
-            options = {"warmup": 0.0, "folder": tmp_path / name, "resume": True, "progress": False}
-            fit(cached, train, epochs=epochs, **options)
+        cached = cache(model, table, tmp_path / "cache")
+        batches = load_batches(table, cached, train=True, batch_size=8)
+        options = {"folder": tmp_path / folder, "resume": True, "save_every": 2, "log_every": 1, "progress": False}
+        fit(cached, batches, epochs=4, log=log, **options)
         ends.append(model.state_dict())
-    assert set(ends[0]) == set(ends[1])
+
+    train("whole")
+    with pytest.raises(KeyboardInterrupt):
+        train("parts", stop)
+    train("parts")
+
+    for name, weights in ends[0].items():
+        assert torch.equal(ends[1][name], weights), name
 
 
 def test_features_are_kept_without_padding_and_padded_to_the_longest_of_a_batch(tmp_path):
@@ -524,10 +533,14 @@ def test_processes_share_the_work(tmp_path):
     def work():
         mine = make_parts()
         cached = cache(mine, table, tmp_path / "cache", batch_size=3)
-        return rank(), calls(mine), len(list(load_batches(table, cached, batch_size=24)))
+        counts = calls(mine)
+        fit(cached, load_batches(table, cached, train=True, batch_size=4), epochs=2, progress=False)
+        return rank(), counts, predict(cached, load_batches(table, cached, batch_size=12))
 
     found = run(2, work)
 
+    assert found[0][2] == found[1][2]
+    assert len(found[0][2]) == len(table)
     counts = {name: [count[name] for _, count, _ in found] for name in ("words", "sensor")}
     assert all(min(count) > 0.3 * sum(count) for count in counts.values())
     cached = cache(model, table, tmp_path / "cache")
