@@ -11,17 +11,19 @@ import subprocess
 import numpy as np
 import pytest
 import torch
-from cached_parts import DIM, LetterEncoder, LetterTransform, RandomTransform, make_parts, make_table
+from cached_parts import DIM, LetterEncoder, LetterTransform, RandomTransform, ScaleEncoder, make_parts, make_table
 from processes import outcomes, run
 
 import mmfuse
+from mmfuse import MultimodalModel
 from mmfuse.data import DataError, Mixup, load_batches, load_shards, write_shards
 from mmfuse.distributed import rank
 from mmfuse.evaluation import evaluate, predict
+from mmfuse.fusion import FUSIONS
+from mmfuse.tasks import Classification
 from mmfuse.training import fit
 from mmfuse.training.caching import cache_features, fingerprint, shards, verify_features, whole
-
-CLASSES = {"LetterEncoder": LetterEncoder}
+from mmfuse.training.caching.frozen import modalities_read_as_tokens
 
 
 @pytest.fixture(autouse=True)
@@ -270,15 +272,30 @@ def test_one_vector_is_not_kept_where_tokens_are_read(tmp_path):
 def test_tokens_that_are_kept_serve_a_fusion_of_vectors_and_not_the_other_way_round(tmp_path):
     table, vectors, tokens = make_table(tmp_path), make_parts(), make_parts(fusion="PerceiverFusion")
 
-    cached = cache(vectors, table, tmp_path / "tokens", keep="tokens")
+    whole = cache(vectors, table, tmp_path / "tokens", keep="tokens")
+    cached = cache(vectors, table, tmp_path / "tokens")
     cache(tokens, table, tmp_path / "tokens")
     cache(vectors, table, tmp_path / "vectors")
 
     assert calls(tokens) == {"words": 0, "sensor": 0}
-    assert next(iter(load_batches(table, cached))).inputs["words"].values.dim() == 2
-    assert predict(cached, load_batches(table, cached)) == predict(vectors, load_batches(table, vectors))
+    expected = predict(vectors, load_batches(table, vectors))
+    for model, axes in ((whole, 3), (cached, 2)):
+        assert next(iter(load_batches(table, model))).inputs["words"].values.dim() == axes
+        assert predict(model, load_batches(table, model)) == expected
     with pytest.raises(ValueError, match="stale: tokens are read, and it holds pooled vectors alone"):
         cache(tokens, table, tmp_path / "vectors")
+
+
+@pytest.mark.parametrize("name", FUSIONS)
+def test_a_fusion_is_asked_what_it_reads(name):
+    dims = {"a": 6, "b": 6}
+    fusion = FUSIONS[name](dims, 8)
+    encoders = {name: ScaleEncoder() for name in dims}
+    model = MultimodalModel(encoders, fusion, {"kind": Classification(8, ["x", "y"])})
+
+    found = modalities_read_as_tokens(model)
+
+    assert bool(found) == (fusion.reads == "tokens")
 
 
 def change_weights(model, monkeypatch):

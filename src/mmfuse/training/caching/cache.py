@@ -57,7 +57,8 @@ def cache_features(  # noqa: PLR0913  flat keywords, as of load_batches and fit
         table: all rows that will be read.
         folder: where the features go. If it holds those of another encoder, transform or installation, it is refused.
         modalities: whose encoders are run; None: of all that are frozen.
-        keep: "tokens" (and the pooled vector), or "pooled" alone; None: what the fusion reads.
+        keep: "tokens" (and the pooled vector), or "pooled" alone; None: what the fusion reads, as far as a gradient
+            from its answers in evaluation can tell.
         dtype: of the stored numbers. "float32" changes nothing; "float16" (to 2**-11 of a number) and "bfloat16"
             (to 2**-8) take half of the space.
         transforms: instead of the encoders' own in training; none may be random.
@@ -86,7 +87,7 @@ def cache_features(  # noqa: PLR0913  flat keywords, as of load_batches and fit
     connect()
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     model.to(device)
-    as_tokens = modalities_read_as_tokens(model)
+    as_tokens = set(chosen) if keep == "tokens" else modalities_read_as_tokens(model)
     _require_tokens(keep, as_tokens & set(chosen))
     cached: dict[str, CachedEncoder] = {}
     with together():
@@ -94,7 +95,7 @@ def cache_features(  # noqa: PLR0913  flat keywords, as of load_batches and fit
             place = Path(folder) / _folder_of(name)
             place.mkdir(parents=True, exist_ok=True)
             made_of = fingerprint(encoder, steady[name], dtype)
-            tokens = begin_or_compare(place, made_of, keep == "tokens" or name in as_tokens)
+            tokens = begin_or_compare(place, made_of, name in as_tokens)
             encoding = Encoding(name, encoder, datasets[name], device, tokens=tokens, dtype=DTYPES[dtype])
             fill(encoding, place, batch_size=batch_size, workers=workers, progress=progress)
             read = CachedTransform(steady[name], place, encoder.dim, DTYPES[dtype], tokens=name in as_tokens)
