@@ -2,10 +2,12 @@
 
     python examples/finetune_vit_bert.py posts.csv --label topic
     python examples/finetune_vit_bert.py posts.csv --label topic --vit folder/of/vit --bert folder/of/bert
+    torchrun --nproc-per-node=2 examples/finetune_vit_bert.py posts.csv --label topic --resume
 
 The table has the columns ``image`` (paths, relative to the table), ``text`` and the label; empty cells are absent
 modalities and unknown labels. It is split at random into rows for training, for choosing the epoch and for the final
-report. Pretrained weights learn at a small rate, new ones at a twenty times larger one.
+report. Pretrained weights learn at a small rate, new ones at a twenty times larger one. With ``--resume`` a run that
+was stopped goes on where it was, also on another number of processes; where there is none, it begins one.
 """
 
 import argparse
@@ -13,6 +15,7 @@ from pathlib import Path
 
 from mmfuse import MultimodalModel, dims_of, save
 from mmfuse.data import load_batches, read_table
+from mmfuse.distributed import is_main
 from mmfuse.encoders import TextEncoder, ViTEncoder
 from mmfuse.evaluation import evaluate, predict, write_rows
 from mmfuse.fusion import FUSIONS
@@ -43,17 +46,20 @@ def main() -> None:
         epochs=options.epochs,
         learning_rate=options.learning_rate,
         pretrained_learning_rate=options.learning_rate / 20,
+        strategy=options.strategy,
         folder=options.out / "checkpoints",
         resume=options.resume,
         seed=options.seed,
     )
-    print(f"Best epoch: {history.best_epoch} of {len(history.epochs)}.\n\nRows that had no part in training:")
-    print(evaluate(model, load_batches(test, model, **how)))
-
+    report = evaluate(model, load_batches(test, model, **how))
+    answers = predict(model, load_batches(test, model, **how))
     save(model, options.out / "model")
-    write_rows(predict(model, load_batches(test, model, **how)), options.out / "answers.csv")
-    history.save(options.out / "history.json")
-    print(f"Saved to {options.out}: model, answers.csv, history.json, checkpoints.")
+    if is_main():  # under torchrun all processes come here, with the same report and the same answers
+        print(f"Best epoch: {history.best_epoch} of {len(history.epochs)}.\n\nRows that had no part in training:")
+        print(report)
+        write_rows(answers, options.out / "answers.csv")
+        history.save(options.out / "history.json")
+        print(f"Saved to {options.out}: model, answers.csv, history.json, checkpoints.")
 
 
 def parse_options() -> argparse.Namespace:
@@ -66,12 +72,13 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--dim", type=int, default=256, help="width of the fused vector")
     parser.add_argument("--freeze", default="none", help="'none', 'all', or how many lower layers are not trained")
     parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--batch-size", type=int, default=16, help="of each process")
     parser.add_argument("--learning-rate", type=float, default=1e-3, help="of new weights")
     parser.add_argument("--workers", type=int, default=2, help="processes that read files")
+    parser.add_argument("--strategy", choices=["auto", "ddp", "fsdp"], default="auto", help="of several processes")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/finetune_vit_bert"))
-    parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --out, if there is one")
     return parser.parse_args()
 
 

@@ -20,8 +20,9 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 pytestmark = pytest.mark.plain
 
 
-def run(script, *arguments):
-    command = [sys.executable, str(EXAMPLES / script), *map(str, arguments)]
+def run(script, *arguments, processes=1):
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] * (processes > 1)
+    command = [sys.executable, *launcher, str(EXAMPLES / script), *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -91,7 +92,7 @@ def test_the_main_example_names_a_fusion_that_there_is_not(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_vit_and_bert_are_fine_tuned_from_local_folders(tmp_path):
+def test_vit_and_bert_are_fine_tuned_from_local_folders_and_two_processes_go_on_with_it(tmp_path):
     tokenizer = train_tokenizer(WORDS, vocab_size=BERT["vocab_size"])
     tokenizer.save_pretrained(tmp_path / "bert")
     BertModel(BertConfig(**BERT)).save_pretrained(tmp_path / "bert")
@@ -101,10 +102,11 @@ def test_vit_and_bert_are_fine_tuned_from_local_folders(tmp_path):
 
     options = ("--label", "kind", "--dim", 32, "--workers", 0, "--learning-rate", 5e-3)
     printed = run("finetune_vit_bert.py", table, *models, *options, "--epochs", 2)
-    resumed = run("finetune_vit_bert.py", table, *models, *options, "--epochs", 4, "--resume")
+    more = ("--epochs", 4, "--resume", "--strategy", "fsdp", "--batch-size", 8)
+    resumed = run("finetune_vit_bert.py", table, *models, *options, *more, processes=2)
 
     assert "Best epoch: " in printed
-    assert "of 4." in resumed
+    assert resumed.count("Best epoch: ") == resumed.count("of 4.") == 1
     model = load(tmp_path / "out" / "model")
     assert model.tasks["label"].classes == ["kind0", "kind1", "kind2"]
     answers = read_table(tmp_path / "out" / "answers.csv")
