@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from test_training import cut, model_of_vectors, random_batch
+from torch.utils.data import DataLoader
 
 from mmfuse.evaluation import evaluate
 from mmfuse.training import NonFiniteError, fit
@@ -123,28 +124,74 @@ def test_switches_of_torch_are_put_back():
 
 @pytest.mark.plain
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "error", "message"),
     [
-        ({"strategy": "dpp"}, r"strategy='dpp'\. Expected one of .* Did you mean 'ddp'"),
-        ({"on_nonfinite": "ignore"}, "on_nonfinite='ignore'. Expected one of"),
-        ({"max_skips": -1}, "max_skips=-1"),
-        ({"ema": 1.0}, "got decay=1.0"),
-        ({"unfreeze": {"rihgt": 2}}, "'rihgt'.*Did you mean 'right'"),
-        ({"layer_decay": 0.0}, "layer_decay=0.0"),
-        ({"log_every": 0}, "log_every=0"),
-        ({"save_every": 0}, "save_every=0"),
-        ({"keep": 0}, "keep=0"),
-        ({"precision": "fp61"}, "fp61"),
+        ({"strategy": "dpp"}, ValueError, r"strategy='dpp'\. Expected one of .* Did you mean 'ddp'"),
+        ({"on_nonfinite": "ignore"}, ValueError, "on_nonfinite='ignore'. Expected one of"),
+        ({"max_skips": -1}, ValueError, "max_skips=-1"),
+        ({"ema": 1.0}, ValueError, "got decay=1.0"),
+        ({"unfreeze": {"rihgt": 2}}, ValueError, "'rihgt'.*Did you mean 'right'"),
+        ({"layer_decay": 0.0}, ValueError, "layer_decay=0.0"),
+        ({"log_every": 0}, ValueError, "log_every=0"),
+        ({"save_every": 0}, ValueError, "save_every=0"),
+        ({"keep": 0}, ValueError, "keep=0"),
+        ({"precision": "fp61"}, ValueError, "fp61"),
+        ({"epochs": "3"}, TypeError, "fit got epochs='3'. Expected a whole number"),
+        ({"epochs": None}, TypeError, "fit got epochs=None. Expected a whole number"),
+        ({"accumulate": 1.5}, TypeError, "fit got accumulate=1.5. Expected a whole number"),
+        ({"patience": True}, TypeError, "fit got patience=True. Expected a whole number"),
+        ({"seed": "3"}, TypeError, "fit got seed='3'. Expected a whole number"),
+        ({"learning_rate": "0.1"}, TypeError, "learning_rate='0.1'. Expected a finite number. Leave learning_rate out"),
+        ({"weight_decay": float("nan")}, ValueError, "fit got weight_decay=nan. Expected a finite number"),
+        ({"pretrained_learning_rate": float("inf")}, ValueError, "pretrained_learning_rate=inf. Expected a finite"),
+        ({"warmup": None}, TypeError, "fit got warmup=None. Expected a finite number"),
+        ({"deterministic": "no"}, TypeError, "fit got deterministic='no'. Expected True or False"),
+        ({"tf32": 1}, TypeError, "fit got tf32=1. Expected True or False"),
+        ({"model": torch.nn.Linear(2, 2)}, TypeError, r"fit got model=Linear\(.* Expected a MultimodalModel"),
+        ({"weigh": lambda losses: 0}, TypeError, "fit got weigh=<function.* Expected a module: losses by task"),
+        ({"balance": print}, TypeError, "fit got balance=<built-in function print>. Expected a list of functions"),
+        ({"balance": [3]}, TypeError, "fit got 3 in balance. Expected functions of model, output and batch"),
+        ({"unfreeze": ["left"]}, TypeError, r"fit got unfreeze=\['left'\]. Expected the epoch from which"),
+        ({"select": None}, TypeError, "fit got select=None. Expected the name of a number"),
+        ({"folder": 3}, TypeError, "fit got folder=3. Expected a path"),
+        ({"folder": __file__}, ValueError, "test_fit_options.py', which is a file. Expected a folder"),
+        ({"device": "gpu"}, ValueError, "fit got device='gpu', which cannot be used: .* Expected 'cuda', 'cuda:1' or"),
+        ({"batches": "x"}, TypeError, "The batches are a str. Expected something that gives a Batch"),
+        ({"batches": [{"a": 1}]}, TypeError, "One of the batches is a dict. Expected a Batch. Return Batch"),
+        ({"validation": [3]}, TypeError, "One of the batches is a int. Expected a Batch"),
+        ({"validation": []}, ValueError, "fit got a list without a batch as validation. Expected batches"),
+        ({"validation": iter(BATCHES)}, ValueError, "a list_iterator that can be read once only as validation"),
     ],
 )
-def test_a_wrong_keyword_is_told_before_anything_is_changed(options, message):
+def test_a_wrong_argument_is_told_before_anything_is_changed(options, error, message):
     model = model_of_vectors()
     before = copy.deepcopy(model.state_dict())
 
-    with pytest.raises(ValueError, match=message):
-        run(model, **options)
+    with pytest.raises(error, match=message):
+        run(**{"model": model} | options)
 
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.plain
+def test_batches_of_another_kind_are_told_when_they_come():
+    wrong = DataLoader([{"left": 1.0}] * 3, batch_size=3)
+
+    with pytest.raises(TypeError, match="One of the batches is a dict. Expected a Batch. Return Batch"):
+        run(batches=wrong)
+    with pytest.raises(TypeError, match="One of the batches is a dict. Expected a Batch. Return Batch"):
+        evaluate(model_of_vectors(), wrong)
+
+
+def test_a_weighting_without_a_part_is_not_taken_for_none():
+    class Triple(torch.nn.ModuleList):
+        def forward(self, losses):
+            return 3.0 * sum(losses.values())
+
+    once, _ = run(epochs=1, clip=None, weigh=Triple())
+    plain, _ = run(epochs=1, clip=None)
+
+    assert differs(once, plain)
 
 
 def test_something_that_is_no_log_is_refused():

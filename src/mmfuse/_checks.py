@@ -1,6 +1,7 @@
 """Checks at the borders of the library. Each message says what was wrong, what was expected and how to mend it."""
 
 import difflib
+import math
 from collections.abc import Collection, Iterable, Mapping
 
 import torch
@@ -74,6 +75,23 @@ def require_count(owner: str, **counts: int) -> None:
     """Raise TypeError unless every named number is a whole one, and ValueError unless it is above zero."""
     require_whole(owner, **counts)
     require_positive(owner, **counts)
+
+
+def require_numbers(owner: str, **numbers: float) -> None:
+    """Raise TypeError unless every one is a number, and not True or False, and ValueError unless it is finite."""
+    for name, number in numbers.items():
+        problem = f"{owner} got {name}={number!r}. Expected a finite number. Leave {name} out for its usual value."
+        if isinstance(number, bool) or not hasattr(number, "__float__"):
+            raise TypeError(problem)
+        if not math.isfinite(number):
+            raise ValueError(problem)
+
+
+def require_switches(owner: str, **switches: bool) -> None:
+    """Raise TypeError unless each is True or False: the text "no" would count as True."""
+    for name, switch in switches.items():
+        if not isinstance(switch, bool):
+            raise TypeError(f"{owner} got {name}={switch!r}. Expected True or False. Write {name}=True for example.")
 
 
 def require_choice(owner: str, name: str, value: object, choices: Collection[object]) -> None:

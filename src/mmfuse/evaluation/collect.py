@@ -90,6 +90,7 @@ def _run(model: MultimodalModel, batches: Iterable[Batch], hide: Collection[str]
     model.eval()
     try:
         for batch in batches:  # read outside of inference mode: a loader may keep tensors for training
+            require_batch(batch)
             with torch.inference_mode():
                 batch = hide_modalities(batch, hide).to(device, non_blocking=True)
                 output = model(batch)
@@ -123,11 +124,23 @@ def _of_all_processes(own: Collected, rows: Sequence[int]) -> Collected:
 
 
 def require_batches(batches: Any) -> None:
-    """Raise TypeError for a table, or anything else that cannot be iterated over."""
-    if isinstance(batches, Table) or not isinstance(batches, Iterable):
+    """Raise TypeError for a table, or anything else that does not give one batch after another."""
+    if isinstance(batches, Table | Mapping | str) or not isinstance(batches, Iterable):
         raise TypeError(
             f"The batches are a {type(batches).__name__}. Expected something that gives a Batch after another. "
             "Make them of a table: load_batches(table, model)."
+        )
+    if isinstance(batches, list | tuple):
+        for batch in batches:
+            require_batch(batch)
+
+
+def require_batch(batch: Any) -> None:
+    """Raise TypeError unless it is a batch, such as for what torch's own ``collate_fn`` makes."""
+    if not isinstance(batch, Batch):
+        raise TypeError(
+            f"One of the batches is a {type(batch).__name__}. Expected a Batch. Return Batch(inputs, targets) from "
+            "collate_fn, or use load_batches(table, model)."
         )
 
 

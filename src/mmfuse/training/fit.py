@@ -16,7 +16,7 @@ from mmfuse.distributed import agree, connect, is_main, rank, together
 from mmfuse.evaluation.evaluate import evaluate
 from mmfuse.losses import Sum
 from mmfuse.model import MultimodalModel
-from mmfuse.training.arguments import count_batches, require_settings, with_state
+from mmfuse.training.arguments import count_batches, require_settings, usable_device, with_state
 from mmfuse.training.best import Best
 from mmfuse.training.compiling import compiled
 from mmfuse.training.distributed import parallel
@@ -130,15 +130,15 @@ def fit(  # noqa: C901, PLR0913, PLR0915  all in the order in which it happens; 
     """
     given = dict(locals())
     require_settings(given)
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     connect()
+    device = usable_device(device)
     with ExitStack() as stack:
         stack.enter_context(together())
         stack.enter_context(arithmetic(device, tf32=tf32, deterministic=deterministic))
         signals = stack.enter_context(StopSignals())
         batches = count_batches(train, validation, select=select, patience=patience)
         seed_everything(seed if rank() == 0 else seed_of(seed, rank()))
-        weigh = (weigh or Sum()).to(device)
+        weigh = (Sum() if weigh is None else weigh).to(device)
         model.to(device)
         numeric = Precision(precision, device)
         alone = Objective(model, weigh, forward=compiled(model, compile), keep_output=bool(balance))

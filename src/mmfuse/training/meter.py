@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from mmfuse.contracts import Batch
 from mmfuse.distributed import is_main, world
+from mmfuse.training.objective import samples_of
 
 
 class Meter:
@@ -54,7 +55,7 @@ class Meter:
         batches, asked = iter(self.batches), time.perf_counter()
         for batch in batches:
             self.waited += time.perf_counter() - asked
-            self.samples += len(next(iter(batch.inputs.values())).present)
+            self.samples += samples_of(batch)
             self.given += 1
             yield batch
             asked = time.perf_counter()

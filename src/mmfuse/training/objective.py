@@ -9,6 +9,7 @@ from torch.utils import _pytree as pytree
 
 from mmfuse.contracts import Batch, Output, Target
 from mmfuse.distributed import agree
+from mmfuse.evaluation.collect import require_batch
 from mmfuse.losses import known_counts, task_losses, unknown_like
 from mmfuse.model import MultimodalModel
 from mmfuse.training.signals import StopSignals
@@ -79,7 +80,7 @@ def totals_of(window: Sequence[Batch], tasks: Sequence[str], signals: StopSignal
 
     Reads labels: call it while they are on the CPU.
     """
-    own, rows = known_counts(window), sum(map(samples_of, window))
+    rows, own = sum(map(samples_of, window)), known_counts(window)
     numbers = [*(own.get(name, 0) for name in tasks), sum(int(_counted(batch)) for batch in window), 1]
     received = [] if signals is None else signals.counts()
     total = agree([*numbers, *received])
@@ -104,7 +105,8 @@ def with_equal_targets(
 
 
 def samples_of(batch: Batch) -> int:
-    """How many samples a batch has."""
+    """How many samples a batch has; TypeError for what is none."""
+    require_batch(batch)
     return len(next(iter(batch.inputs.values())).present)
 
 
