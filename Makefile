@@ -4,12 +4,14 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 RUNS ?= runs/digit_arithmetic
+JOBS ?= 2
 
 .PHONY: help demo test lint format clean
 
 help:
 	@echo "make demo   install mmfuse into $(VENV) and run the main example; its pictures land in $(RUNS)"
-	@echo "make test   install what the tests need and run them all, twice: plain, and with every shape checked"
+	@echo "make test   install what the tests need and run them all, twice: plain, and with every shape checked;"
+	@echo "            on JOBS processes (2), of up to 2 GB of memory each"
 	@echo "make lint   ruff and mypy"
 	@echo "make clean  remove $(VENV) and what was built"
 
@@ -19,8 +21,8 @@ demo: $(VENV)/.installed-demo
 test: export OMP_NUM_THREADS = 1
 test: export HF_HUB_OFFLINE = 1
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
-	$(BIN)/python -m pytest -m "not plain" --jaxtyping-packages=mmfuse,beartype.beartype
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not plain" --jaxtyping-packages=mmfuse,beartype.beartype
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
