@@ -62,7 +62,7 @@ def require_same(found: tuple[dict, list[dict]], expected: tuple[dict, list[dict
         torch.testing.assert_close(found[0][name], value, rtol=1e-10, atol=1e-10, msg=name)
     for row, same in zip(found[1], expected[1], strict=True):
         for name in same.keys() - {"seconds", "samples_per_second", "wait_share", "memory_mb"}:
-            assert row[name] == pytest.approx(same[name], rel=1e-10, abs=1e-10), name
+            assert row[name] == pytest.approx(same[name], rel=1e-10, abs=1e-10, nan_ok=True), name
 
 
 CASES = {
