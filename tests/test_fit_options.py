@@ -1,14 +1,19 @@
 """What fit's keywords do, each seen in what comes out."""
 
 import copy
+import math
+import os
+import signal
+from contextlib import nullcontext
 
 import pytest
 import torch
 from test_training import cut, model_of_vectors, random_batch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, DistributedSampler
 
+from mmfuse import Batch, Target
 from mmfuse.evaluation import evaluate
-from mmfuse.training import NonFiniteError, fit
+from mmfuse.training import NonFiniteError, Preempted, fit
 
 BATCHES = cut(random_batch(24, known=1.0), [8, 8, 8])
 
@@ -41,6 +46,7 @@ def test_the_moving_average_is_what_is_left_and_what_is_validated():
     assert evaluate(best, validation).numbers["loss"] == min(history["validation/loss"])
 
 
+@pytest.mark.plain
 def test_a_compiled_model_learns_the_same():
     plain, _ = run(model_of_vectors().double(), in_double())
     compiled, _ = run(model_of_vectors().double(), in_double(), compile={"backend": "eager"})
@@ -183,6 +189,115 @@ def test_batches_of_another_kind_are_told_when_they_come():
         evaluate(model_of_vectors(), wrong)
 
 
+class Once:
+    """Batches that can be read once, although they have a length."""
+
+    def __init__(self, batches, length=3):
+        self.length, self.rest = length, iter(batches)
+
+    def __len__(self):
+        return self.length
+
+    def __iter__(self):
+        return self.rest
+
+
+def test_an_epoch_without_a_batch_is_an_error_and_one_with_too_few_is_told():
+    with pytest.raises(ValueError, match="An epoch had no batch, and not 3, as its len.. says"):
+        run(batches=Once(BATCHES))
+    with pytest.warns(UserWarning, match="An epoch had 3 batches, and not 5, as its len.. says"):
+        run(batches=Once(BATCHES, length=5), epochs=1)
+
+
+def without_labels(*names):
+    return [
+        Batch(batch.inputs, {n: Target(x.values, x.known & (n not in names)) for n, x in batch.targets.items()})
+        for batch in BATCHES
+    ]
+
+
+def test_a_task_without_a_label_in_the_training_batches_is_told_once():
+    with pytest.warns(UserWarning, match=r"training batches have no known label of \['size'\]") as caught:
+        run(batches=without_labels("size"))
+
+    assert len(caught) == 1
+
+
+def test_the_loss_of_nothing_is_not_zero():
+    with pytest.warns(UserWarning, match=r"training batches have no known label of \['sort', 'size'\]"):
+        _, history = run(batches=without_labels("sort", "size"), epochs=1)
+
+    assert math.isnan(history["train/loss"][0])
+
+
+def test_what_waits_for_its_epoch_is_trainable_again_after_the_run():
+    model, stopped = model_of_vectors(), model_of_vectors()
+
+    def stop(_step, _values):
+        raise KeyError("no more")
+
+    run(model, unfreeze={"left": 9})
+    with pytest.raises(KeyError, match="no more"):
+        run(stopped, unfreeze={"left": 9}, log=stop)
+
+    assert all(parameter.requires_grad for both in (model, stopped) for parameter in both.parameters())
+
+
+@pytest.mark.parametrize("kind", ["sampler", "batch_sampler"])
+def test_a_sampler_of_several_processes_is_told_the_epoch(kind):
+    batch, seen = random_batch(24, known=1.0), []
+
+    class Sampler(DistributedSampler):
+        def set_epoch(self, epoch):
+            seen.append(epoch)
+            super().set_epoch(epoch)
+
+    sampler = Sampler(range(3), num_replicas=1, rank=0)
+    given = {"sampler": sampler, "batch_size": 1} if kind == "sampler" else {"batch_sampler": Batches(sampler)}
+    collate = lambda rows: cut(batch, [8, 8, 8])[rows[0]]  # noqa: E731
+
+    run(batches=DataLoader(range(3), collate_fn=collate, **given), epochs=3)
+
+    assert seen == [0, 1, 2]
+
+
+class Batches(list):
+    """A batch sampler of one row a batch."""
+
+    def __init__(self, sampler):
+        super().__init__([row] for row in sampler)
+        self.set_epoch = sampler.set_epoch
+
+
+@pytest.mark.parametrize(("step", "handed_on"), [(6, [signal.SIGTERM]), (3, [])])
+def test_a_signal_that_no_step_meets_goes_to_who_handled_it_before(step, handed_on):
+    received = []
+
+    def log(now, values):
+        if now == step and "epoch" in values:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, lambda number, _frame: received.append(number))
+    try:
+        with nullcontext() if handed_on else pytest.raises(Preempted, match="SIGTERM stopped the run after step 3"):
+            run(log=log)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+    assert received == handed_on
+
+
+def test_a_score_that_is_never_a_number_stops_the_run_and_is_told():
+    batch = random_batch(8, known=1.0)
+    only = Batch(batch.inputs, {"sort": Target(torch.zeros(8, dtype=torch.long), batch.targets["sort"].known)})
+
+    with pytest.warns(UserWarning, match="No epoch could be chosen: 'sort/auroc' was NaN in each, so the model has"):
+        _, history = run(validation=[only], epochs=9, patience=2, select="sort/auroc")
+
+    assert len(history.epochs) == 2
+    assert history.best_epoch is None
+
+
 def test_a_weighting_without_a_part_is_not_taken_for_none():
     class Triple(torch.nn.ModuleList):
         def forward(self, losses):
@@ -194,6 +309,7 @@ def test_a_weighting_without_a_part_is_not_taken_for_none():
     assert differs(once, plain)
 
 
+@pytest.mark.plain
 def test_something_that_is_no_log_is_refused():
     with pytest.raises(TypeError, match="fit got a str as log|fit got a int as log"):
         run(log=3)

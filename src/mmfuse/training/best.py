@@ -10,7 +10,7 @@ from torch import Tensor
 from mmfuse._checks import nearest
 from mmfuse._files import read_json
 from mmfuse.model import MultimodalModel
-from mmfuse.training.checkpoint import Checkpoints
+from mmfuse.training.checkpoints.checkpoint import Checkpoints
 
 
 class Best:
@@ -41,6 +41,7 @@ class Best:
             )
         self.epoch: int | None = None
         self.score: float | None = None
+        self._looked = False  # whether there was a score, which may have been NaN
         self._weights: dict[str, Tensor] = {}
 
     def state_dict(self) -> dict[str, Any]:
@@ -60,6 +61,7 @@ class Best:
             )
         if epoch == 1 and self.select == "loss":
             self._tell_unscored(numbers)
+        self._looked = True
         score = numbers[self.select] if self._lower_is_better() else -numbers[self.select]
         if not math.isnan(score) and (self.score is None or score < self.score):
             self.epoch, self.score = epoch, score
@@ -77,8 +79,8 @@ class Best:
             )
 
     def is_stale(self, epoch: int, patience: int | None) -> bool:
-        """Whether ``patience`` epochs have passed without a better one."""
-        return patience is not None and self.epoch is not None and epoch - self.epoch > patience
+        """Whether ``patience`` epochs have passed without a better one; one whose score is NaN is not better."""
+        return patience is not None and epoch - (self.epoch or 0) > patience
 
     def save_if_new(self, epoch: int) -> None:
         """Write the weights if this epoch is the best. They are on the disk before a checkpoint refers to them."""
@@ -87,7 +89,13 @@ class Best:
             self._kept.wait()
 
     def restore(self) -> None:
-        """Give the model the weights of its best epoch."""
+        """Give the model the weights of its best epoch; those of now, with a warning, if every score was NaN."""
+        if self._looked and self.epoch is None:
+            warnings.warn(
+                f"No epoch could be chosen: {self.select!r} was NaN in each, so the model has its last weights. "
+                "Expected a validation set for which it is defined. Choose by another number, such as select='loss'.",
+                stacklevel=3,
+            )
         if self.epoch is not None and self._kept is not None:
             self._kept.load({"model": self.model}, step=self.epoch)
         elif self.epoch is not None:
@@ -100,10 +108,10 @@ class Best:
 
 def best_epochs(folder: Path) -> set[int]:
     """The best epochs that the checkpoints of a run refer to."""
-    epochs = set()
+    epochs: set[int | None] = set()
     for path in folder.glob("checkpoints/step-*/state.json"):
         try:
             epochs.add(read_json(path)["parts"]["best"]["epoch"])
         except (ValueError, KeyError):
             continue  # it is broken: nothing goes on from it
-    return epochs
+    return {epoch for epoch in epochs if epoch is not None}  # before the first validation there is none
