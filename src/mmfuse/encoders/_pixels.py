@@ -20,19 +20,25 @@ class Pixels(nn.Module):
         owner: the encoder, for messages.
         mean: :math:`\mu`, of each channel, for values in [0, 1].
         std: :math:`\sigma`, of each channel.
+        channels: of the images; None: 1 or 3.
 
     Raises:
-        ValueError: for another number of channels than 1 or 3, and for a std of 0; in ``forward`` if the images have
+        ValueError: for another number of channels, and for a std of 0; in ``forward`` if the images have
             another number.
     """
 
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, owner: str, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(self, owner: str, mean: Sequence[float], std: Sequence[float], *, channels: int | None = None) -> None:
         super().__init__()
         self.owner = owner
-        if len(mean) != len(std) or len(mean) not in (1, 3):
+        if channels not in (None, 3) and not 0 < len(mean) == len(std):
+            raise ValueError(
+                f"{owner} got mean={list(mean)} and std={list(std)}. Expected a value of each for every channel. Write "
+                "**pixel_statistics(train, column) to get both."
+            )
+        if len(mean) != len(std) or len(mean) not in ((1, 3) if channels is None else (channels,)):
             raise ValueError(
                 f"{owner} got mean={list(mean)} and std={list(std)}. Expected three values each, for red, green and "
                 "blue. Repeat the value of a grey image three times."
