@@ -14,6 +14,7 @@ from mmfuse.data.loading.loader import Loader
 from mmfuse.data.loading.mixup import Mixup
 from mmfuse.data.loading.report import ReadReport
 from mmfuse.data.loading.samples import SampleDataset
+from mmfuse.data.pixel_statistics import pixel_statistics
 from mmfuse.data.series_statistics import series_statistics
 from mmfuse.data.shards import index_shards, load_shards, verify_shards, write_shards
 from mmfuse.data.synthetic import Synthetic, make_synthetic
@@ -38,6 +39,7 @@ __all__ = [
     "load_batches",
     "load_shards",
     "make_synthetic",
+    "pixel_statistics",
     "read_table",
     "series_statistics",
     "tabular_statistics",
