@@ -19,9 +19,9 @@ from tiny_data import make_model
 import mmfuse
 import mmfuse._files
 from mmfuse._files import CorruptCheckpointError, UnsafeFileError
-from mmfuse.training import writing
-from mmfuse.training.checkpoint import Checkpoints
-from mmfuse.training.places import Places
+from mmfuse.training.checkpoints import writing
+from mmfuse.training.checkpoints.checkpoint import Checkpoints
+from mmfuse.training.checkpoints.places import Places
 
 
 def write_until_killed(folder):

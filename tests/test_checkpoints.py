@@ -18,13 +18,13 @@ from torch import nn
 
 from mmfuse._files import CorruptCheckpointError
 from mmfuse.persistence.manifest import first_difference, write_manifest
-from mmfuse.training import writing
 from mmfuse.training.best import Best
-from mmfuse.training.checkpoint import Checkpoints
-from mmfuse.training.host_copy import HostCopy, checksums
-from mmfuse.training.places import Places, files_of
+from mmfuse.training.checkpoints import writing
+from mmfuse.training.checkpoints.checkpoint import Checkpoints
+from mmfuse.training.checkpoints.host_copy import HostCopy, checksums
+from mmfuse.training.checkpoints.places import Places, files_of
+from mmfuse.training.checkpoints.state_tree import put_together, take_apart
 from mmfuse.training.seeds import random_states, restore_random_states, seed_everything
-from mmfuse.training.state_tree import put_together, take_apart
 
 SETTINGS = {"seed": 3, "rates": (1e-3, 1e-4)}
 
@@ -263,10 +263,10 @@ def test_a_process_that_ends_at_once_ends_after_its_checkpoint(tmp_path):
 import torch
 from mmfuse._files import CorruptCheckpointError, hash_file
 from mmfuse.persistence.manifest import first_difference, write_manifest
-from mmfuse.training import writing
-from mmfuse.training.checkpoint import Checkpoints
-from mmfuse.training.host_copy import HostCopy, checksums
-from mmfuse.training.places import Places, files_of
+from mmfuse.training.checkpoints import writing
+from mmfuse.training.checkpoints.checkpoint import Checkpoints
+from mmfuse.training.checkpoints.host_copy import HostCopy, checksums
+from mmfuse.training.checkpoints.places import Places, files_of
 part = {{"model": torch.nn.Linear(1000, 1000)}}
 Checkpoints({str(tmp_path / "file")!r}).save(7, part, {{}})
 Checkpoints({str(tmp_path)!r}).save(1, part, {{"step": 1}})

@@ -13,13 +13,13 @@ from torch.distributed.tensor import DTensor, Partial
 
 from mmfuse._files import CorruptCheckpointError
 from mmfuse.distributed import rank, world
-from mmfuse.training import writing
-from mmfuse.training.checkpoint import Checkpoints
+from mmfuse.training.checkpoints import writing
+from mmfuse.training.checkpoints.checkpoint import Checkpoints
+from mmfuse.training.checkpoints.places import files_of
+from mmfuse.training.checkpoints.saved import Saved
+from mmfuse.training.checkpoints.sharded import box_of
 from mmfuse.training.ema import ExponentialMovingAverage
-from mmfuse.training.places import files_of
-from mmfuse.training.saved import Saved
 from mmfuse.training.seeds import random_states
-from mmfuse.training.sharded import box_of
 
 
 class Run:

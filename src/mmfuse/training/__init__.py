@@ -2,7 +2,7 @@
 
 from mmfuse._files import CorruptCheckpointError, UnsafeFileError
 from mmfuse.training.caching import cache_features, verify_features
-from mmfuse.training.checkpoint import Checkpoints
+from mmfuse.training.checkpoints.checkpoint import Checkpoints
 from mmfuse.training.compiling import compiled
 from mmfuse.training.ema import ExponentialMovingAverage
 from mmfuse.training.fit import fit

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any
 
 from mmfuse.distributed import is_main
-from mmfuse.training.checkpoint import Checkpoints
+from mmfuse.training.checkpoints.checkpoint import Checkpoints
 from mmfuse.training.progress import Progress, Restore
 from mmfuse.training.run_record import write_run
 from mmfuse.training.signals import Preempted

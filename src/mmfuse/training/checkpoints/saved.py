@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mmfuse._files import DTYPES, CorruptCheckpointError, read_json, read_tensors
-from mmfuse.training.sharded import Box, box_of, gather_box, is_shared_out, like
+from mmfuse.training.checkpoints.sharded import Box, box_of, gather_box, is_shared_out, like
 
 TYPES = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES}
 

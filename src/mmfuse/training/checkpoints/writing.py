@@ -21,9 +21,9 @@ from mmfuse._files import (
     write_tensors,
 )
 from mmfuse.persistence.manifest import write_manifest
-from mmfuse.training.places import VERSION, Places
-from mmfuse.training.processes import Processes
-from mmfuse.training.snapshot import Snapshot
+from mmfuse.training.checkpoints.places import VERSION, Places
+from mmfuse.training.checkpoints.processes import Processes
+from mmfuse.training.checkpoints.snapshot import Snapshot
 
 MIB = 2**20
 

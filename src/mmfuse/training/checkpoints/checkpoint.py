@@ -19,14 +19,14 @@ from torch import Tensor
 from mmfuse._checks import require_count
 from mmfuse._files import CorruptCheckpointError
 from mmfuse.persistence.manifest import first_difference
-from mmfuse.training.places import Places, files_of
-from mmfuse.training.processes import Processes
-from mmfuse.training.restore import put_back, read_states, require_same_settings
-from mmfuse.training.saved import Saved
+from mmfuse.training.checkpoints.places import Places, files_of
+from mmfuse.training.checkpoints.processes import Processes
+from mmfuse.training.checkpoints.restore import put_back, read_states, require_same_settings
+from mmfuse.training.checkpoints.saved import Saved
+from mmfuse.training.checkpoints.snapshot import Snapshots
+from mmfuse.training.checkpoints.state_tree import put_together, take_apart
+from mmfuse.training.checkpoints.writing import Writing
 from mmfuse.training.seeds import random_states, restore_random_states, seed_everything, seed_of
-from mmfuse.training.snapshot import Snapshots
-from mmfuse.training.state_tree import put_together, take_apart
-from mmfuse.training.writing import Writing
 
 MOST = 100  # checkpoints that are looked at
 RandomStates = Mapping[str, Tensor]  # as random_states gives them
