@@ -2,15 +2,15 @@
 
     python examples/action_recognition.py --data FOLDER               # train, compare, ask
     python examples/action_recognition.py --data FOLDER --skeleton    # with the joints as a third modality
-    python examples/action_recognition.py --data FOLDER --choose      # how settings are compared
+    python examples/action_recognition.py --data FOLDER --choose 7    # how settings are compared
 
 FOLDER holds UTD-MHAD (Chen, Jafari, Kehtarnavaz, ICIP 2015) as ``utd_mhad.npz`` and ``depth_16x60x80.npz``: 861
 recordings of eight people. People 1, 3, 5 and 7 train, the others are tested, as in the paper.
 
 Each encoder first learns alone; every fusion starts from copies of these. All train for a fixed number of epochs, and
 what the last one leaves is tested: no person of the test chooses an epoch. Encoders and settings were compared on the
-split of ``--choose``, where 1, 3 and 5 train and 7 is tested. One person is few: there the seed alone moves the
-accuracy of the series by up to 15 points.
+four splits of ``--choose``, where one of the training people is tested and the others train. One person is few: the
+same encoder of series reaches 68 to 79 %, by person.
 """
 
 import argparse
@@ -22,10 +22,10 @@ from pathlib import Path
 from action_recognition_data import PUBLISHED, read_recordings
 from torch import nn
 
-from mmfuse import Features, Input, MultimodalModel, dims_of, load, recorded, save
-from mmfuse.data import Table, load_batches, series_statistics
-from mmfuse.data.transforms import Augment, Crop, ImageTransform, Jitter, Scaling
-from mmfuse.encoders import PatchSeriesEncoder, VideoEncoder
+from mmfuse import MultimodalModel, dims_of, load, save
+from mmfuse.data import Table, load_batches, pixel_statistics, series_statistics
+from mmfuse.data.transforms import Augment, Crop, Jitter, Scaling
+from mmfuse.encoders import CNNEncoder, TemporalConvEncoder, VideoEncoder
 from mmfuse.evaluation import evaluate, predict
 from mmfuse.fusion import FUSIONS
 from mmfuse.missing import ModalityDropout
@@ -35,27 +35,8 @@ from mmfuse.training import fit, seed_everything
 TRAIN, TEST = (1, 3, 5, 7), (2, 4, 6, 8)
 DIM = 128  # of the fused vector
 EPOCHS = {"depth": 24, "inertial": 40, "skeleton": 40, "fusion": 10}
-RATES = {"depth": 2e-3, "inertial": 1e-3, "skeleton": 1e-3, "fusion": 1e-3}
+RATES = {"depth": 2e-3, "inertial": 2e-3, "skeleton": 2e-3, "fusion": 1e-3}
 COMPARED = ("Concat", "WeightedAverage", "SoftmaxGatedFusion")  # --fusions takes others; the first one is saved
-
-
-@recorded
-class SmallCNN(nn.Module):
-    """An encoder of one's own, for the frames: three convolutions that keep the place of what they see."""
-
-    def __init__(self, dim: int, size: int = 32) -> None:
-        super().__init__()
-        self.dim, self.size = dim, size
-        layers: list[nn.Module] = [nn.BatchNorm2d(3)]  # most pixels show nobody: it finds the scale of the others
-        for before, after, taps in [(3, 16, 5), (16, 32, 3), (32, 32, 3)]:
-            layers += [nn.Conv2d(before, after, taps, stride=2, padding=taps // 2), nn.BatchNorm2d(after), nn.GELU()]
-        self.layers = nn.Sequential(*layers, nn.Flatten(), nn.Dropout(0.3), nn.Linear(32 * (size // 8) ** 2, dim))
-
-    def forward(self, input: Input) -> Features:
-        return Features.from_pooled(self.layers(input.zeroed().values / 255), input.present)
-
-    def transform(self, train: bool = False) -> ImageTransform:
-        return ImageTransform(self.size, crop_scale=(0.8, 1.0) if train else None)
 
 
 def main() -> None:
@@ -83,18 +64,21 @@ def main() -> None:
     ask(options.folder / "model", test.take([len(test) // 2]))
 
 
-def split_people(table: Table, *, choose: bool) -> tuple[Table, Table]:
+def split_people(table: Table, *, choose: int | None) -> tuple[Table, Table]:
     """The recordings to train and to test; nobody is in both."""
     if choose:
-        return table.where("subject", lambda who: who in TRAIN[:-1]), table.where("subject", TRAIN[-1])
+        return table.where("subject", lambda who: who in TRAIN and who != choose), table.where("subject", choose)
     return table.where("subject", lambda who: who in TRAIN), table.where("subject", lambda who: who in TEST)
 
 
 def make_encoder(name: str, train: Table) -> nn.Module:
     """A small encoder with random weights; what it knows of the data is measured on the training people."""
     if name == "depth":
-        return VideoEncoder(SmallCNN(64), num_frames=16, num_layers=1, dropout=0.3)
-    return PatchSeriesEncoder(64, **series_statistics(train, name), patch=8, num_layers=2, dropout=0.3)
+        frames = CNNEncoder.preset(
+            "plain", size=32, stages=[[16, 1], [32, 1], [64, 1]], **pixel_statistics(train, name)
+        )
+        return VideoEncoder(frames, num_frames=16, num_layers=1, dropout=0.3)
+    return TemporalConvEncoder(64, **series_statistics(train, name), num_layers=3, kernel=5, downsample=4, dropout=0.3)
 
 
 def as_pretrained(encoder: nn.Module) -> nn.Module:
@@ -164,7 +148,7 @@ def print_table(runs: list[dict]) -> None:
 
 def ask(folder: Path, recording: Table) -> None:
     """Ask the saved model about one recording: all of it, and each modality by itself."""
-    model = load(folder, classes={"SmallCNN": SmallCNN})
+    model = load(folder)
     names = list(model.encoders)
     for seen in [names, *([name] for name in names)]:
         hidden = [name for name in names if name not in seen]
@@ -190,7 +174,9 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument(
         "--fusions", type=names_of_fusions, metavar="A,B", help="compare these of mmfuse.fusion.FUSIONS"
     )
-    parser.add_argument("--choose", action="store_true", help="test on the last of the training people instead")
+    parser.add_argument(
+        "--choose", type=int, choices=TRAIN, metavar="PERSON", help="test on this one of the training people instead"
+    )
     parser.add_argument("--epochs", type=int, help="of every training, instead of its own number")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="six epochs and one fusion, under a minute")

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from action_recognition import SmallCNN
+from action_recognition import TEST, TRAIN, split_people
+from action_recognition_data import read_recordings
 
 from mmfuse import load
 
@@ -79,9 +80,22 @@ def test_the_table_has_our_numbers_beside_the_published_ones(trained):
 def test_the_saved_model_answers(trained):
     folder, printed = trained
 
-    model = load(folder / "model", classes={"SmallCNN": SmallCNN})
+    model = load(folder / "model")
 
     assert model.tasks["action"].classes == ["draw x", "swipe left", "wave"]
     assert len(model.encoders["inertial"].transform().mean) == 6  # the statistics of the training people
+    assert model.encoders["depth"].frame_encoder.mean != [0.485, 0.456, 0.406]
     for seen in ("depth and inertial", "depth", "inertial"):
         assert any(line.startswith(f"{seen} ") and "-> " in line for line in printed.splitlines())
+
+
+@pytest.mark.parametrize("chosen", TRAIN)
+def test_settings_are_chosen_without_the_people_of_the_test(tmp_path, chosen):
+    make_recordings(tmp_path)
+    table = read_recordings(tmp_path)
+
+    train, held = split_people(table, choose=chosen)
+
+    assert set(held.column("subject")) == {chosen}
+    assert set(train.column("subject")) == set(TRAIN) - {chosen}
+    assert not set(TRAIN) & set(TEST)
