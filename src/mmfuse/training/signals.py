@@ -26,6 +26,8 @@ class Preempted(SystemExit):
 class StopSignals:
     """A context in which SIGTERM and SIGINT are noted instead of ending the program; a second SIGINT ends it at once.
 
+    One that no step has met, because the last was over, goes to who handled it before, when the context ends.
+
     ``stop`` is set by :func:`train_epoch` when all processes know of it, so that all stop after the same step.
     Outside the main thread, where Python allows no handlers, nothing is caught.
     """
@@ -45,6 +47,9 @@ class StopSignals:
     ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        heeded = kind is not None and not issubclass(kind, Exception)  # Preempted, or KeyboardInterrupt
+        if self.received and not heeded:
+            signal.raise_signal(self.received)
 
     def counts(self) -> list[int]:
         """For each signal that is caught, whether this process got it: to be summed over the processes."""
