@@ -46,6 +46,9 @@ class Progress:
         """
         if hasattr(self.batches, "epoch"):
             self.batches.epoch = self.epoch - 1  # the order of a Loader depends on it
+        for name in ("sampler", "batch_sampler"):  # that of a DistributedSampler of torch, too
+            if set_epoch := getattr(getattr(self.batches, name, None), "set_epoch", None):
+                set_epoch(self.epoch - 1)
         drop, self._used_before = self.used, self.used
         self.rate = self.rate if self.used else rate
         if self.used and hasattr(self.batches, "start"):
