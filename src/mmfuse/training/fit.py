@@ -156,6 +156,7 @@ def fit(  # noqa: C901, PLR0913, PLR0915  all in the order in which it happens; 
         schedule = warmup_cosine(optimizer, steps=epochs * -(-batches // accumulate), warmup=warmup)
         average = None if ema is None else ExponentialMovingAverage(model, ema)
         unfreezing = Unfreezing(model, unfreeze)
+        stack.callback(unfreezing.undo)
         nonfinite = NonFinite(on_nonfinite, max_skips)
         best = Best(model, select, folder)
         now = Progress(train)
@@ -200,6 +201,7 @@ def fit(  # noqa: C901, PLR0913, PLR0915  all in the order in which it happens; 
                     kept.save(now)
                 if signals.stop:
                     raise kept.preempted(signals.stop, now)
+            meter.look_back(list(model.tasks), expected=batches, labels=epoch == 1 and not nonfinite.skipped)
             row: dict[str, float] = {"epoch": epoch, "learning_rate": now.rate, **meter.close()}
             with nullcontext() if average is None else average.swapped():
                 if validation is not None:

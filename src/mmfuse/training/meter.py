@@ -4,6 +4,7 @@ import math
 import os
 import sys
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sized
 from typing import Any
 
@@ -90,6 +91,37 @@ class Meter:
         seconds = time.perf_counter() - self.began
         return _named("train", self.epoch.read()) | _speed(self._processes * self.samples, self.waited, seconds)
 
+    def look_back(self, tasks: Iterable[str], *, expected: int, labels: bool) -> None:
+        """Say what of the epoch was not as it should be; warnings are in the name of who calls ``fit``.
+
+        Args:
+            tasks: of the model.
+            expected: how many batches were announced.
+            labels: look whether each task had one.
+
+        Raises:
+            ValueError: there was no batch.
+        """
+        if not self.given:
+            raise ValueError(
+                f"An epoch had no batch, and not {expected}, as its len() says. Expected batches that can be read "
+                "again in every epoch. Give a list or a Loader, and no generator."
+            )
+        without = [name for name in tasks if name not in self.epoch.sums] if labels else []
+        if without and is_main():
+            warnings.warn(
+                f"The training batches have no known label of {without}: nothing is learned of it. Expected labels of "
+                "every task. Look whether a column of the table, or a target of the batches, has its name.",
+                stacklevel=3,
+            )
+        # A Loader may have other numbers in other epochs, and says how many.
+        if self.given != expected and not hasattr(self.batches, "position") and is_main():
+            warnings.warn(
+                f"An epoch had {self.given} batches, and not {expected}, as its len() says. Expected the same, because "
+                "the rates are planned by it. Mend __len__.",
+                stacklevel=3,
+            )
+
     def state_dict(self) -> dict[str, Any]:
         """Where the epoch stands. A meter that takes it up gives the same means as one that was never stopped."""
         return {
@@ -172,8 +204,9 @@ def memory_mb() -> float:
 
 
 def _named(kind: str, losses: Mapping[str, float]) -> dict[str, float]:
-    """Losses with the names that they have in a history; "loss" is their sum."""
-    return {f"{kind}/loss": float(sum(losses.values())), **{f"{kind}/{name}/loss": x for name, x in losses.items()}}
+    """Losses with the names that they have in a history; "loss" is their sum, and NaN where there is none."""
+    total = float(sum(losses.values())) if losses else math.nan
+    return {f"{kind}/loss": total, **{f"{kind}/{name}/loss": x for name, x in losses.items()}}
 
 
 def _speed(samples: int, waited: float, seconds: float) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """Encoders that are trained only from some epoch on, all at once or layer by layer from the top."""
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -51,6 +52,12 @@ class Unfreezing:
                     changed |= parameter.requires_grad is not (i >= lowest)
                     parameter.requires_grad_(i >= lowest)
         return changed
+
+    def undo(self) -> None:
+        """Let everything be trained again that was trained before, also after an error: else it would stay frozen."""
+        for stages in self._stages.values():
+            for parameter in itertools.chain(*stages):
+                parameter.requires_grad_(True)
 
 
 def set_training(model: MultimodalModel) -> None:
