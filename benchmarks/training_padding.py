@@ -83,7 +83,7 @@ def time_of_padding(setting: Setting) -> list[Row]:
             BucketOrder(lengths, _steps, batch_size=BATCH // 2, shuffle=True, seed=0),
             Order(4_000, BATCH // 2, shuffle=True, seed=0),
         )
-        chosen = [[lengths["text"][rows.numpy()] for rows in list(each.rows(Pass(0)))[::25]] for each in orders]
+        chosen = [[lengths["text"][rows.numpy()] for rows in list(each.rows(Pass(0)))[::50]] for each in orders]
         runs = [_training(each, setting.quick) for each in chosen]
         (ours, other), _ = in_turn(runs, rounds=setting.rounds, seconds=setting.seconds)
         ours, other = (1e3 * ms / float(sum(map(sum, each))) for ms, each in zip((ours, other), chosen, strict=True))

@@ -26,7 +26,7 @@ def empty(setting: Setting) -> list[Row]:
     model, batches = nothing()
     rounds, steps = (9, 20) if setting.quick else (60, 40)
     seconds = in_turns(loops_of(model), batches, rounds=rounds, steps=steps)
-    limit = setting.target(max(1.05, 1 + FREE_US / 1e6 / statistics.median(seconds["hand-written"])))
+    limit = setting.target(round(max(1.05, 1 + FREE_US / 1e6 / statistics.median(seconds["hand-written"])), 2))
     pairs = {("fit", "hand-written"): limit, ("train_epoch", "hand-written"): limit, ("fit", "naive"): None}
     return [
         step_row(_name("empty model", ours, other), seconds, ours, other, target)
