@@ -96,6 +96,26 @@ def test_compiles_whole(train):
     torch.testing.assert_close(features.zeroed().pooled, expected.zeroed().pooled)
 
 
+@pytest.mark.plain
+def test_is_exported_for_batches_of_any_size():
+    encoder, batch = make().eval(), images()
+
+    class Pooled(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder = encoder
+
+        def forward(self, values, present):
+            return self.encoder(Input(values, present)).zeroed().pooled
+
+    sizes = ({0: torch.export.Dim("batch", min=2)},) * 2
+    exported = torch.export.export(Pooled(), (batch.values, batch.present), dynamic_shapes=sizes).module()
+
+    found = exported(batch.values[:3], batch.present[:3])
+
+    torch.testing.assert_close(found, Pooled()(batch.values[:3], batch.present[:3]))
+
+
 def test_works_in_half_precision_and_as_frames_of_a_video():
     encoder = VideoEncoder(make(), num_frames=3).train()
     clips = torch.randint(0, 256, (2, 3, 3, 32, 32), dtype=torch.uint8)
