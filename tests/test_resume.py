@@ -17,7 +17,7 @@ from mmfuse.fusion import Concat
 from mmfuse.losses import UncertaintyWeighting
 from mmfuse.missing import ModalityDropout
 from mmfuse.tasks import Classification, Regression
-from mmfuse.training import Preempted, fit
+from mmfuse.training import History, Preempted, fit
 from mmfuse.training.history import MEASURED
 
 DIMS = {"left": 5, "right": 4}
@@ -200,6 +200,24 @@ def test_a_run_that_is_killed_goes_on(tmp_path):
         assert ended.code == -signal.SIGKILL
 
     require_same(train(tmp_path), expected)
+
+
+def test_an_epoch_that_ends_several_times_has_one_line(tmp_path):
+    """Stopped after its last step, then killed when its line stands and no checkpoint knows of it."""
+
+    def fail_at_its_end(_step, values):
+        if "epoch" in values:
+            raise Interrupted
+
+    with pytest.raises(Preempted, match="after step 3"):
+        train(tmp_path, save_every=None, log=stop_at(2, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+    for _ in range(2):
+        with pytest.raises(Interrupted):
+            train(tmp_path, log=fail_at_its_end)
+
+    require_same(train(tmp_path), train(None))
+
+    assert [row["epoch"] for row in History.load(tmp_path).epochs] == [1, 2, 3]
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

@@ -166,7 +166,7 @@ def fit(  # noqa: C901, PLR0913, PLR0915  all in the order in which it happens; 
         restore = kept.load(resume)
         renew_rates(optimizer, schedule)
         logs = stack.enter_context(closing(Logs(log if is_main() else None, kept.log)))
-        logs.keep_until(now.step)
+        logs.keep_until(now.step, now.epoch)
         for epoch in range(now.epoch, epochs + 1):
             if best.is_stale(epoch, patience):
                 break

@@ -1,6 +1,7 @@
 """Where the numbers of a run go: ``log(step, values)``, and the JSON Lines that stand in every run's folder."""
 
 import json
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -33,11 +34,15 @@ class JsonLines:
         with self.path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
-    def keep_until(self, step: int) -> None:
-        """Drop the lines after a step, for a run that goes on from there. All or nothing of it happens."""
+    def keep_until(self, step: int, epoch: float = math.inf) -> None:
+        """Drop the lines after a step, for a run that goes on from there. All or nothing of it happens.
+
+        The line of ``epoch``, which is going on, goes too: if the run stopped between the last step and the end of an
+        epoch, both have one number of steps.
+        """
         if not self.path.exists():
             return
-        kept = [line for line, values in _lines(self.path) if values["step"] <= step]
+        kept = [line for line, values in _lines(self.path) if values["step"] <= step and values.get("epoch", 0) < epoch]
         replace_text(self.path, "".join(f"{line}\n" for line in kept))
 
 
@@ -63,18 +68,19 @@ class Logs:
         for log in self.logs:
             log(step, values)
 
-    def keep_until(self, step: int) -> None:
+    def keep_until(self, step: int, epoch: float = math.inf) -> None:
         """Let every log that can forget what it was told after a step."""
-        self._call("keep_until", step)
+        for log in self.logs:
+            if isinstance(log, JsonLines):
+                log.keep_until(step, epoch)
+            elif hasattr(log, "keep_until"):
+                log.keep_until(step)
 
     def close(self) -> None:
         """Close every log that can be closed."""
-        self._call("close")
-
-    def _call(self, name: str, *args: Any) -> None:
         for log in self.logs:
-            if hasattr(log, name):
-                getattr(log, name)(*args)
+            if hasattr(log, "close"):
+                log.close()
 
 
 def replace_text(path: Path, text: str) -> None:
