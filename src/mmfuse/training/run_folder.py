@@ -1,6 +1,7 @@
 """What a run keeps on the disk: checkpoints, ``history.jsonl`` and ``run.json``."""
 
 import signal
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
@@ -93,6 +94,7 @@ class RunFolder:
             if self._folder is not None
             else "is lost: fit got no folder. To be able to go on, give folder=... and resume=True."
         )
-        return Preempted(
-            number, f"{signal.Signals(number).name} stopped the run after step {now.step}, whose state {where}"
-        )
+        message = f"{signal.Signals(number).name} stopped the run after step {now.step}, whose state {where}"
+        if is_main():
+            sys.stderr.write(f"{message}\n")  # Python says nothing about a SystemExit with a number
+        return Preempted(number, message)
