@@ -89,6 +89,31 @@ def test_a_step_that_is_not_finite_can_be_skipped_up_to_a_limit():
     assert history["train/loss"][0] > 0
 
 
+class Running(torch.nn.Module):
+    """A weighting that keeps a running mean of each loss."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.ones(()))
+
+    def forward(self, losses):
+        total = torch.stack(list(losses.values())).sum()
+        self.mean.lerp_(total.detach(), 0.5)
+        return total / self.mean
+
+
+def test_a_skipped_step_leaves_no_trace_in_a_weighting_that_counts():
+    spoiled = copy.deepcopy(BATCHES)
+    spoiled[1].inputs["left"].values[0] = torch.nan
+    spoiled[1].inputs["left"].present[0] = True
+    weigh = Running()
+
+    with pytest.warns(UserWarning, match="The step is skipped: 1 of at most 10"):
+        run(batches=spoiled, epochs=1, on_nonfinite="skip", weigh=weigh)
+
+    assert weigh.mean.isfinite()
+
+
 def test_a_log_is_called_with_numbers_and_an_error_of_it_ends_the_run(tmp_path):
     told = []
 

@@ -235,6 +235,24 @@ def test_a_signal_ends_the_run_after_its_step_with_all_saved(tmp_path, number, c
     require_same(train(tmp_path), expected)
 
 
+def test_a_signal_in_validation_saves_what_was_trained_and_validates_again(tmp_path):
+    expected = train(None)
+
+    class Signalled(list):
+        def __iter__(self):
+            history = tmp_path / "run" / "history.jsonl"
+            if history.exists() and history.read_text().count('"epoch"') == 1:
+                os.kill(os.getpid(), signal.SIGUSR1)
+            return super().__iter__()
+
+    validation = [rows_of(samples(), list(range(8)))]
+    with pytest.raises(Preempted, match="SIGUSR1 stopped the run after step 6") as stopped:
+        train(tmp_path / "run", validation=Signalled(validation), save_every=None)
+
+    assert stopped.value.code == 143
+    require_same(train(tmp_path / "run"), expected)
+
+
 def test_a_second_interrupt_ends_at_once(tmp_path):
     def twice():
         os.kill(os.getpid(), signal.SIGINT)

@@ -38,7 +38,7 @@ from mmfuse.training.precision import Precision, arithmetic
 from mmfuse.training.progress import Progress
 from mmfuse.training.run_folder import RunFolder
 from mmfuse.training.seeds import seed_everything, seed_of
-from mmfuse.training.signals import StopSignals
+from mmfuse.training.signals import StopNow, StopSignals
 from mmfuse.training.unfreezing import Plan, Unfreezing
 
 
@@ -203,12 +203,17 @@ def fit(  # noqa: C901, PLR0913, PLR0915  all in the order in which it happens; 
                     raise kept.preempted(signals.stop, now)
             meter.look_back(list(model.tasks), expected=batches, labels=epoch == 1 and not nonfinite.skipped)
             row: dict[str, float] = {"epoch": epoch, "learning_rate": now.rate, **meter.close()}
-            with nullcontext() if average is None else average.swapped():
-                if validation is not None:
-                    numbers = evaluate(model, validation).numbers
-                    row |= {f"validation/{name}": value for name, value in numbers.items()}
-                    best.look(epoch, numbers)
-                    best.save_if_new(epoch)
+            try:
+                with nullcontext() if average is None else average.swapped():
+                    if validation is not None:
+                        with signals.at_once():
+                            numbers = evaluate(model, validation).numbers
+                        row |= {f"validation/{name}": value for name, value in numbers.items()}
+                        best.look(epoch, numbers)
+                        best.save_if_new(epoch)
+            except StopNow:
+                kept.save(now)
+                raise kept.preempted(signals.stop, now) from None
             row["seconds"] = time.perf_counter() - began
             now.end(row)
             now.history.best_epoch = best.epoch

@@ -64,7 +64,7 @@ def train_epoch(  # noqa: PLR0913  one keyword for each thing that a step does; 
     objective = objective or Objective(model, weigh, keep_output=bool(balance))
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     nonfinite = nonfinite or NonFinite()
-    nonfinite.begin(model, batches, accumulate=accumulate, first_step=first_step)
+    nonfinite.begin(model, batches, weigh=weigh, accumulate=accumulate, first_step=first_step)
     set_training(model)
     for step, (window, totals) in enumerate(_steps(batches, accumulate, model, signals), start=first_step):
         optimizer.zero_grad(set_to_none=True)

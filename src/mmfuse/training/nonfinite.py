@@ -53,20 +53,30 @@ class NonFinite:
         self.moved = True  # whether it changed the weights: not if it is skipped, by this or by the scaler
         self._batches: Any = None
         self._first_step = self._accumulate = 1
-        self._statistics: list[Tensor] = []  # of batch norm
+        self._statistics: list[Tensor] = []  # of batch norm, and of the weighting
         self._kept: list[Tensor] = []  # as they were after the last good step
 
-    def begin(self, model: nn.Module, batches: Any, *, accumulate: int = 1, first_step: int = 1) -> None:
+    def begin(
+        self,
+        model: nn.Module,
+        batches: Any,
+        *,
+        weigh: nn.Module | None = None,
+        accumulate: int = 1,
+        first_step: int = 1,
+    ) -> None:
         """A pass over some batches begins: so its samples are called, and so the statistics of batch norm are.
 
         Args:
             model: that is trained.
+            weigh: whose buffers are kept too: a weighting may hold running numbers.
             batches: a ``Loader``, a ``Meter`` of one, or anything else.
             accumulate: batches in a step.
             first_step: number of the step that the first batch is in.
         """
         self._batches, self._accumulate, self._first_step = batches, accumulate, first_step
-        norms = [part for part in model.modules() if isinstance(part, _BatchNorm)]
+        norms: list[nn.Module] = [part for part in model.modules() if isinstance(part, _BatchNorm)]
+        norms += [] if weigh is None else [weigh]
         # Those of one type stand together: they are copied in one kernel.
         self._statistics = sorted((x for norm in norms for x in norm.buffers()), key=lambda x: str(x.dtype))
         self._kept = [buffer.clone() for buffer in self._statistics]

@@ -2,21 +2,28 @@
 
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
-CAUGHT = (signal.SIGTERM, signal.SIGINT)
+from mmfuse.distributed import world
+
+CAUGHT = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name))
+
+
+class StopNow(BaseException):
+    """A signal came where nothing has to be finished first."""
 
 
 class Preempted(SystemExit):
-    """A signal stopped the run; its state is saved. Not caught, it ends the program with 128 + the signal's number.
+    """A signal stopped the run; its state is saved. Not caught, it ends the program with 143, or 130 for SIGINT.
 
-    That is 143 for SIGTERM and 130 for SIGINT, so that a scheduler can tell it from 0, done, and 1, an error.
+    So a scheduler can tell it from 0, done, and 1, an error.
     """
 
     def __init__(self, number: int, message: str) -> None:
-        super().__init__(128 + number)
+        super().__init__(128 + (signal.SIGINT if number == signal.SIGINT else signal.SIGTERM))
         self.message = message
 
     def __str__(self) -> str:
@@ -24,7 +31,9 @@ class Preempted(SystemExit):
 
 
 class StopSignals:
-    """A context in which SIGTERM and SIGINT are noted instead of ending the program; a second SIGINT ends it at once.
+    """A context in which SIGTERM, SIGUSR1 and SIGINT are noted instead of ending the program.
+
+    A second SIGINT ends it at once. A second SIGTERM does not: torchrun and schedulers may send one twice.
 
     One that no step has met, because the last was over, goes to who handled it before, when the context ends.
 
@@ -36,6 +45,22 @@ class StopSignals:
         self.received = 0  # number of the signal that this process got
         self.stop = 0  # number of the signal that some process got, and all know
         self._before: dict[int, Any] = {}
+        self._may_raise = False
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Inside, where nothing has to be finished first, a signal raises :class:`StopNow`, and :attr:`stop` is set.
+
+        With several processes it is noted as everywhere: the others would wait for this one.
+        """
+        if self.received and world() == 1:
+            self.stop = self.received
+            raise StopNow
+        self._may_raise = world() == 1
+        try:
+            yield
+        finally:
+            self._may_raise = False
 
     def __enter__(self) -> "StopSignals":
         if threading.current_thread() is threading.main_thread():
@@ -63,3 +88,7 @@ class StopSignals:
         if self.received == number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = number
+        if self._may_raise:
+            self._may_raise = False
+            self.stop = number
+            raise StopNow

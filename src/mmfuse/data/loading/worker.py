@@ -98,7 +98,9 @@ def outlive_signals(_: int) -> None:
     The main process may still need its batches, up to the step after which it saves. The worker ends when that one
     ends it, or is gone.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for name in ("SIGINT", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     if hasattr(signal, "sigtimedwait"):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # of all threads, so that one can look who sent it
         threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
