@@ -42,7 +42,8 @@ class RunFolder:
         self._parts = {name: part for name, part in parts.items() if part is not None}
         self._arguments = arguments
         trained = {group["name"]: len(group["params"]) for group in groups}
-        self._settings = {**{name: arguments[name] for name in HELD}, "trained": trained}
+        fp16 = arguments["precision"] == "fp16"  # a scaler has a state, the others have none
+        self._settings = {**{name: arguments[name] for name in HELD}, "fp16": fp16, "trained": trained}
 
     @property
     def log(self) -> Path | None:
