@@ -14,6 +14,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from tiny_data import make_model, write_rows
 from tiny_loader import Letters, Number, model_of
 from torch.utils.data import DataLoader, Dataset
 
@@ -568,3 +569,12 @@ def test_a_row_that_is_skipped_is_not_told_twice():
     list(batches)
 
     assert batches.dataset.report.without_any_modality == []
+
+
+def test_loaders_transforms_and_reports_say_what_they_are(tmp_path):
+    model = make_model()
+    loader = load_batches(read_table(write_rows(tmp_path)), model, train=True, batch_size=5)
+
+    assert repr(loader) == ("Loader(train.csv: 12 rows, 3 batches, shuffled, modalities ['image', 'audio', 'text'])")
+    assert repr(loader.dataset.report) == "<ReadReport: 0 of 12 rows with a problem>"
+    assert repr(loader.dataset.transforms["image"]).startswith("ImageTransform(size=16")

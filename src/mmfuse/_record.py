@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import reprlib
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -37,7 +38,15 @@ def recorded(cls: Class) -> Class:
             vars(self)["_recorded_arguments"] = arguments | arguments.pop(others, {})
 
     setattr(cls, "__init__", remember)  # noqa: B010  a plain assignment is unsound to a type checker
+    if cls.__repr__ is object.__repr__:  # modules have their own
+        setattr(cls, "__repr__", _call)  # noqa: B010
     return cls
+
+
+def _call(self: Any) -> str:
+    """How it was built, long lists and texts cut: ``ImageTransform(size=64, train=True)``."""
+    arguments = vars(self).get("_recorded_arguments", {})
+    return f"{type(self).__name__}({', '.join(f'{name}={reprlib.repr(x)}' for name, x in arguments.items())})"
 
 
 def arguments_of(part: Any) -> dict[str, Any]:

@@ -62,6 +62,13 @@ class Loader:
         self._next = Pass(0)  # its rank and world are looked up when it begins
         self._now: Pass | None = None  # the last one that was begun
 
+    def __repr__(self) -> str:
+        order = "shuffled" if self.shuffled else "in order"
+        return (
+            f"Loader({self.dataset.name}: {len(self.dataset)} rows, {len(self)} batches, {order}, "
+            f"modalities {list(self.dataset.transforms)})"
+        )
+
     def __len__(self) -> int:
         """Batches of a whole epoch, on each rank."""
         return self._order.steps(Pass(self.epoch, *rank_and_world()))

@@ -171,6 +171,9 @@ class ReadReport:
         self._told = now
         return " ".join(filter(None, [self._tell_dropped(), self._tell_empty(empty), self._tell_truncated()]))
 
+    def __repr__(self) -> str:
+        return f"<ReadReport: {self._count} of {self._size} rows with a problem>"
+
     def __str__(self) -> str:
         """Every problem with its reason, a line each."""
         lines = [f"{self._describe(problem)}" for problem in self.problems]
