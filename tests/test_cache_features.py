@@ -4,14 +4,13 @@ import copy
 import os
 import pickle
 import re
-import shutil
 import signal
-import subprocess
 
 import numpy as np
 import pytest
 import torch
 from cached_parts import DIM, LetterEncoder, LetterTransform, RandomTransform, ScaleEncoder, make_parts, make_table
+from hostile import small_disk
 from processes import outcomes, run
 
 import mmfuse
@@ -599,16 +598,10 @@ def test_a_full_disk_says_so_and_leaves_whole_shards(tmp_path, monkeypatch):
     assert predict(cached, load_batches(table, cached)) == predict(model, load_batches(table, model))
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 256 KB in memory."""
-    place = tmp_path / "small"
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "mmfuse-test", str(place)]
-    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("a small file system cannot be mounted here: that takes the rights of root")
-    yield place
-    subprocess.run(["umount", "--lazy", str(place)], check=True)  # the features are still mapped
+@pytest.fixture(name="small_disk")
+def a_small_disk(tmp_path):
+    with small_disk(tmp_path / "small", "256k") as place:
+        yield place
 
 
 def test_a_real_disk_that_is_full_keeps_whole_shards(tmp_path, small_disk, monkeypatch):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hostile import Canary, small_disk
 from test_checkpoints import SETTINGS, Run, require_equal, saved
 from tiny_data import make_model
 
@@ -160,16 +161,6 @@ def test_a_broken_checkpoint_does_not_stand_in_the_way_of_those_to_come(tmp_path
     assert names == ["step-00000003.1", "step-00000004"]
 
 
-class Canary:
-    """Leaves a file when it is unpickled."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
-
-
 @pytest.mark.plain
 @pytest.mark.parametrize("write", ["pickle", "torch"])
 @pytest.mark.parametrize("name", FILES)
@@ -260,16 +251,10 @@ def test_a_disk_that_gives_back_something_else_is_found_before_the_checkpoint_co
     assert checkpoints.steps == [1]
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 2 MiB in memory."""
-    place = tmp_path / "small"
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "mmfuse-test", str(place)]
-    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("a small file system cannot be mounted here: that takes the rights of root")
-    yield place
-    subprocess.run(["umount", str(place)], check=True)
+@pytest.fixture(name="small_disk")
+def a_small_disk(tmp_path):
+    with small_disk(tmp_path / "small", "2m") as place:
+        yield place
 
 
 @pytest.mark.plain

@@ -1,7 +1,6 @@
 """Saved models: whole, equal to the bit, and safe to open."""
 
 import json
-import os
 import pickle
 import random
 import subprocess
@@ -9,6 +8,7 @@ import sys
 
 import pytest
 import torch
+from hostile import Canary
 from tiny_data import make_model, write_rows
 from torch import nn
 
@@ -370,16 +370,6 @@ def test_weights_that_are_not_numbers_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"has NaN in \['fusion.mix.0.weight'\]. Expected numbers"):
         mmfuse.load(tmp_path / "model")
     assert mmfuse.load(tmp_path / "model", verify=False).fusion.mix[0].weight.isnan().any()
-
-
-class Canary:
-    """Leaves a folder when it is unpickled."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
 
 
 @pytest.mark.plain
