@@ -34,7 +34,7 @@ class JsonLines:
         with self.path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
-    def keep_until(self, step: int, epoch: float = math.inf) -> None:
+    def keep_until(self, step: int, epoch: int | float = math.inf) -> None:
         """Drop the lines after a step, for a run that goes on from there. All or nothing of it happens.
 
         The line of ``epoch``, which is going on, goes too: if the run stopped between the last step and the end of an
@@ -68,7 +68,7 @@ class Logs:
         for log in self.logs:
             log(step, values)
 
-    def keep_until(self, step: int, epoch: float = math.inf) -> None:
+    def keep_until(self, step: int, epoch: int | float = math.inf) -> None:
         """Let every log that can forget what it was told after a step."""
         for log in self.logs:
             if isinstance(log, JsonLines):
