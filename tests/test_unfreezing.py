@@ -259,3 +259,8 @@ def test_a_plan_that_does_not_fit_is_refused():
         Unfreezing(model, {"image": 0})
     with pytest.raises(TypeError, match=r"Unfreezing got the epoch of 'image'=1.5. Expected a whole number"):
         Unfreezing(model, {"image": 1.5})
+
+
+def test_an_encoder_that_is_frozen_for_good_cannot_be_unfrozen():
+    with pytest.raises(ValueError, match=r"'image' is frozen for good, so no epoch trains it"):
+        Unfreezing(model_of_images(ViTEncoder.preset("tiny", size=16, freeze="all")), {"image": 2})

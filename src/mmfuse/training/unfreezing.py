@@ -35,6 +35,13 @@ class Unfreezing:
         require_known_names("Unfreezing", plan, model.encoders, "modality")
         self._plan = {name: _steps(name, given, stages_of(model.encoders[name])) for name, given in plan.items()}
         self._stages = {name: _trained_by_stage(model.encoders[name]) for name in plan}
+        for name, stages in self._stages.items():
+            if not any(stages):
+                raise ValueError(
+                    f"Unfreezing: the encoder of {name!r} is frozen for good, so no epoch trains it. Expected one that "
+                    'is trainable: until its epoch it is frozen here. Build it without freeze="all" and leave '
+                    "requires_grad as it is, or take it out of unfreeze."
+                )
 
     def apply(self, epoch: int) -> bool:
         """Freeze what is not trained yet in this epoch, and no more than that.
