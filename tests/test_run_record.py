@@ -16,7 +16,7 @@ import mmfuse
 from mmfuse import Batch, Input
 from mmfuse.data import load_batches, read_table
 from mmfuse.losses import GivenWeights
-from mmfuse.training import run_record
+from mmfuse.training import fit, run_record
 from mmfuse.training.run_record import command_line, describe, git_state, versions, write_run
 
 
@@ -181,3 +181,17 @@ def test_a_run_json_that_is_none_is_refused(tmp_path):
 
     with pytest.raises(ValueError, match="run.json in .* cannot be read"):
         write_run(tmp_path, {})
+
+
+@pytest.mark.parametrize("part", ["checkpoints", "checkpoints/step-00000001", "best"])
+def test_a_part_of_a_run_is_neither_gone_on_with_nor_loaded(tmp_path, part):
+    table = read_table(write_rows(tmp_path, rows=4))
+    model = make_model()
+    options = {"epochs": 1, "resume": True, "progress": False}
+    fit(model, list(load_batches(table, model, batch_size=4)), folder=tmp_path / "run", **options)
+
+    with pytest.raises(ValueError, match=r"is a part of the run in .*run\. Expected the folder of a run"):
+        fit(model, list(load_batches(table, model, batch_size=4)), folder=tmp_path / "run" / part, **options)
+    with pytest.raises(ValueError, match=r"from which fit goes on.*Run fit again with resume=True"):
+        mmfuse.load(tmp_path / "run")
+    assert len(read(tmp_path / "run" / "run.json")["sessions"]) == 1

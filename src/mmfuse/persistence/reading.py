@@ -44,6 +44,11 @@ def load(
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder. Expected one that mmfuse.save has written. Check the path.")
+    if (folder / "run.json").is_file() or (folder / "state.json").is_file():
+        raise ValueError(
+            f"{folder} is the folder of a run or of a checkpoint, from which fit goes on. Expected one that "
+            "mmfuse.save has written. Run fit again with resume=True, which leaves the model with its best weights, and save it."
+        )
     config = _read_config(folder, verify)
     tensors = read_tensors(folder / "model.safetensors")
     with torch.random.fork_rng(devices=[]), at_most(tensors):  # the first weights are random, and replaced at once

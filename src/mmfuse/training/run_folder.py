@@ -63,10 +63,21 @@ class RunFolder:
                 f"fit found a run in {self._folder}. Expected an empty folder, so that nothing is lost. "
                 "Pass resume=True to go on with that run, or choose another folder."
             )
+        self._require_outermost()
         found = self._checkpoints.load(self._parts, self._settings)
         if is_main():
             write_run(self._folder, self._arguments)  # type: ignore[arg-type]
         return None if found is None else self._checkpoints.restore_random
+
+    def _require_outermost(self) -> None:
+        """Raise ValueError for a folder within that of a run: there is nothing to go on with, and all began anew."""
+        folder = Path(self._folder).absolute()  # type: ignore[arg-type]
+        for run, inside in zip(folder.parents, (folder, *folder.parents), strict=False):
+            if inside.name in ("checkpoints", "best") and (run / "run.json").is_file():
+                raise ValueError(
+                    f"fit got folder={str(self._folder)!r}, which is a part of the run in {run}. Expected the folder "
+                    "of a run. Give that one to go on with it, or another one."
+                )
 
     def save(self, now: Progress) -> None:
         """Keep the state of now; it is written while the run goes on."""

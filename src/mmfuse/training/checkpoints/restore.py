@@ -45,7 +45,8 @@ def require_same_settings(folder: Path, began: Any, now: Mapping[str, Any]) -> N
     if other := [f"{name}={now[name]} for {began.get(name)}" for name in now if now[name] != began.get(name)]:
         raise ValueError(
             f"fit cannot go on with the run in {folder}: it got {', '.join(other)}. Expected what the run began "
-            "with, because the checkpoint holds it. Pass the same again, or begin another run in another folder."
+            "with, because the checkpoint holds it (trained: how many parameters learn). "
+            "Pass the same again, or begin another run in another folder."
         )
 
 
