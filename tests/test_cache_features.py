@@ -809,3 +809,8 @@ def test_the_model_is_left_as_it_was(tmp_path):
     assert model.encoders["sensor"].training
     assert not model.encoders["words"].training
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_verifying_a_folder_without_features_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match=r"found no features in .*nowhere. .* Check the path"):
+        verify_features(tmp_path / "nowhere")

@@ -123,11 +123,15 @@ def verify_features(folder: str | Path) -> None:
     """Read every shard below a folder and compare it with its hash. Takes as long as reading the files does.
 
     Raises:
-        ValueError: shards are not as they were written; the message names them.
+        ValueError: shards are not as they were written, and the message names them; or there is none.
     """
-    bad = [
-        p for p in sorted(Path(folder).rglob("shard-*.safetensors")) if hash_file(p)["sha256"][:_DIGITS] not in p.name
-    ]
+    shards = sorted(Path(folder).rglob("shard-*.safetensors"))
+    if not shards:
+        raise ValueError(
+            f"verify_features found no features in {folder}. Expected the folder that cache_features was given. Check "
+            "the path."
+        )
+    bad = [p for p in shards if hash_file(p)["sha256"][:_DIGITS] not in p.name]
     if bad:
         raise ValueError(
             f"{len(bad)} shards of features are not as they were written: {', '.join(map(str, bad[:5]))}. Expected "
