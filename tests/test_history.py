@@ -148,3 +148,8 @@ def test_a_missing_matplotlib_says_how_to_install_it(monkeypatch):
 
     with pytest.raises(ImportError, match=r"matplotlib is missing.*pip install 'mmfuse\[plots\]'"):
         plot_history(History(ROWS))
+
+
+def test_a_folder_is_no_history():
+    with pytest.raises(TypeError, match=r"got a str. Expected a History. .*History.load\(folder\)"):
+        plot_history("run")

@@ -34,8 +34,14 @@ def plot_history(history: History, path: str | Path | None = None) -> Any:
         The figure of matplotlib, which a notebook shows.
 
     Raises:
+        TypeError: what was given is no history, but the folder of a run, for example.
         ValueError: the history has no epoch.
     """
+    if not isinstance(history, History):
+        raise TypeError(
+            f"plot_history got a {type(history).__name__}. Expected a History. Give what fit returned, or "
+            "History.load(folder)."
+        )
     if not history.epochs:
         raise ValueError(
             "plot_history got a history without an epoch. Expected one or more. Wait for the first to end."
