@@ -108,14 +108,21 @@ class Sent(TorchDispatchMode):
 
 def in_processes(world: int, function: Callable[..., Any], *args: Any) -> list[Any]:
     """What a function returned in each of some forked processes that have met; as JSON."""
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    hear, tell = os.pipe()
     children = {}
     for rank in range(world):
         read, write = os.pipe()
         if not (child := os.fork()):
-            _be(rank, world, store.port, write, lambda: function(*args))
+            os.close(tell)
+            _be(rank, world, hear, write, lambda: function(*args))
         os.close(write)
         children[child] = read
+    # Not before the forks: a process forked while the thread of the store answers one has locks of the C library that
+    # nobody gives back.
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    os.write(tell, f"{store.port:5}".encode() * world)
+    os.close(hear)
+    os.close(tell)
     _wait(list(children))
     results = []
     for read in children.values():
@@ -124,9 +131,10 @@ def in_processes(world: int, function: Callable[..., Any], *args: Any) -> list[A
     return results
 
 
-def _be(rank: int, world: int, port: int, write: int, work: Callable[[], Any]) -> None:
+def _be(rank: int, world: int, hear: int, write: int, work: Callable[[], Any]) -> None:
     code = 1
     try:
+        port = int(os.read(hear, 5))
         where = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         where |= {"TORCHELASTIC_USE_AGENT_STORE": "True"}  # the parent holds the store
         os.environ.update({name: str(value) for name, value in where.items()})

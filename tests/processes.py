@@ -67,8 +67,7 @@ def outcomes(
         waits: the ``timeout`` of ``connect``.
         meet: connect the processes first; else they only have torchrun's environment.
     """
-    # This process holds the store, as torchrun's agent does: so no port has to be guessed.
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    hear, tell = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
     began = time.monotonic()
@@ -76,13 +75,20 @@ def outcomes(
         children = []
         for rank in range(world):
             if not (child := os.fork()):
-                _be(rank, world, store.port, Path(folder), lambda: function(*args), waits if meet else None)
+                os.close(tell)
+                _be(rank, world, hear, Path(folder), lambda: function(*args), waits if meet else None)
             children.append(child)
+        # This process holds the store, as torchrun's agent does: so no port has to be guessed. Not before the forks: a
+        # process forked while the thread of the store answers one has locks of the C library that nobody gives back.
+        store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        os.write(tell, f"{store.port:5}".encode() * world)
+        os.close(hear)
+        os.close(tell)
         codes, seconds, late = _wait(children, began, timeout)
         return [Outcome(codes[rank], *_left(Path(folder), rank), seconds[rank], rank in late) for rank in range(world)]
 
 
-def _be(rank: int, world: int, port: int, folder: Path, work: Callable[[], Any], waits: float | None) -> None:
+def _be(rank: int, world: int, hear: int, folder: Path, work: Callable[[], Any], waits: float | None) -> None:
     """Be one of the processes; never returns."""
     code = 1
     try:
@@ -96,6 +102,7 @@ def _be(rank: int, world: int, port: int, folder: Path, work: Callable[[], Any],
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
         torch.set_num_threads(1)
         where = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
+        port = int(os.read(hear, 5))
         where |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "test"}
         where |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": 0}
         os.environ.update({name: str(value) for name, value in where.items()})

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -57,3 +58,23 @@ def test_nothing_outlives_the_time_limit():
     grandchild = int(first.log)
     time.sleep(0.1)
     assert not psutil.pid_exists(grandchild) or psutil.Process(grandchild).status() == psutil.STATUS_ZOMBIE
+
+
+def sockets():
+    return {link for each in Path("/proc/self/fd").iterdir() if (link := _link(each)).startswith("socket:")}
+
+
+def _link(path):
+    try:
+        return os.readlink(path)
+    except OSError:  # that of the look itself
+        return ""
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="there is no /proc")
+def test_processes_are_forked_before_the_store_of_the_parent_has_a_thread_that_may_hold_locks():
+    before = sockets()
+
+    ended = outcomes(3, sockets, meet=False)
+
+    assert [each.result - before for each in ended] == [set(), set(), set()]
