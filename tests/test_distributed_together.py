@@ -5,6 +5,7 @@ import signal
 import time
 
 import pytest
+import torch.distributed as dist
 from processes import outcomes, run
 
 from mmfuse.data.errors import DataError
@@ -108,3 +109,21 @@ def test_without_an_error_nothing_happens():
         raise KeyError("alone")
 
     assert run(2, goes_on) == [[1.0], [1.0]]
+
+
+def makes_a_group():
+    with together():
+        if rank() == 1:
+            time.sleep(0.5)
+            raise OSError(28, "No space left on device")
+        dist.new_group(backend="gloo")
+
+
+def test_an_error_ends_a_process_that_waits_for_others_to_make_a_group():
+    first, second = outcomes(2, makes_a_group, timeout=30.0)
+
+    assert second.code == 1
+    assert isinstance(second.error, OSError)
+    assert first.code == 1
+    assert not first.timed_out
+    assert "Rank 1 of 2 has failed: OSError: [Errno 28] No space left on device" in first.log

@@ -37,7 +37,9 @@ def together() -> Iterator[None]:
         return
     _entered += 1
     _inside = True
-    watch = _Watch(dist.PrefixStore(f"together/{_entered}", dist.distributed_c10d._get_default_store()))
+    # A connection of its own: a process that waits for others to make a group holds its first one until they come.
+    store = dist.distributed_c10d._get_default_store().clone()
+    watch = _Watch(dist.PrefixStore(f"together/{_entered}", store))
     watch.start()
     try:
         yield
