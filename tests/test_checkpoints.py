@@ -592,3 +592,15 @@ def test_the_random_state_of_the_own_gpu_is_kept(monkeypatch):
     restore_random_states(states)  # a run that goes on without a GPU
 
     assert given == [torch.tensor([7], dtype=torch.uint8)]
+
+
+def test_only_copies_that_are_waited_for_are_left_to_run(monkeypatch):
+    said = []
+    copy = torch.Tensor.copy_
+    monkeypatch.setattr(
+        torch.Tensor, "copy_", lambda self, other, non_blocking=False: (said.append(non_blocking), copy(self, other))[1]
+    )
+
+    HostCopy()({"a": torch.ones(3)})
+
+    assert said == [False]  # on Apple's GPU, for one, the copy would not be there yet

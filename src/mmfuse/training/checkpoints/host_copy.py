@@ -24,7 +24,7 @@ class HostCopy:
         copies = {name: self._buffer(name, tensor) for name, tensor in tensors.items()}
         self._buffers = dict(copies.items())
         for name, tensor in tensors.items():
-            copies[name].copy_(tensor, non_blocking=True)
+            copies[name].copy_(tensor, non_blocking=tensor.is_cuda)  # others are not waited for below
         for device in {tensor.device for tensor in tensors.values() if tensor.is_cuda}:
             torch.cuda.synchronize(device)
         return copies
