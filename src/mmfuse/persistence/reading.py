@@ -47,8 +47,8 @@ def load(
     if (folder / "run.json").is_file() or (folder / "state.json").is_file():
         raise ValueError(
             f"{folder} is the folder of a run or of a checkpoint, from which fit goes on. Expected one that "
-            "mmfuse.save has written. Run fit again with resume=True, which leaves the model with its best weights, and "
-            "save it."
+            "mmfuse.save has written. Run fit again with resume=True, which leaves the model with its best weights, "
+            "and save it."
         )
     config = _read_config(folder, verify)
     tensors = read_tensors(folder / "model.safetensors")
