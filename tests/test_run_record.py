@@ -17,6 +17,7 @@ from mmfuse import Batch, Input
 from mmfuse.data import load_batches, read_table
 from mmfuse.losses import GivenWeights
 from mmfuse.training import fit, run_record
+from mmfuse.training.checkpoints.restore import require_same_settings
 from mmfuse.training.run_record import command_line, describe, git_state, versions, write_run
 
 
@@ -195,3 +196,9 @@ def test_a_part_of_a_run_is_neither_gone_on_with_nor_loaded(tmp_path, part):
     with pytest.raises(ValueError, match=r"from which fit goes on.*Run fit again with resume=True"):
         mmfuse.load(tmp_path / "run")
     assert len(read(tmp_path / "run" / "run.json")["sessions"]) == 1
+
+
+def test_a_checkpoint_from_before_a_setting_was_kept_says_nothing_of_it(tmp_path):
+    require_same_settings(tmp_path, {"ema": None}, {"ema": None, "fp16": False})
+    with pytest.raises(ValueError, match="fp16=True for False"):
+        require_same_settings(tmp_path, {"ema": None, "fp16": False}, {"ema": None, "fp16": True})

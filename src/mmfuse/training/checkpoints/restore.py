@@ -42,6 +42,8 @@ def require_same_settings(folder: Path, began: Any, now: Mapping[str, Any]) -> N
     """Raise ValueError unless a run goes on with the settings that it began with."""
     now = put_together(take_apart(dict(now), "settings")[1], {})
     began = began if isinstance(began, dict) else {}
+    if began:  # a checkpoint from before there was such a setting says nothing of it
+        now = {name: value for name, value in now.items() if name in began or name != "fp16"}
     if other := [f"{name}={now[name]} for {began.get(name)}" for name in now if now[name] != began.get(name)]:
         raise ValueError(
             f"fit cannot go on with the run in {folder}: it got {', '.join(other)}. Expected what the run began "
