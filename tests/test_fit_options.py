@@ -114,6 +114,22 @@ def test_a_skipped_step_leaves_no_trace_in_a_weighting_that_counts():
     assert weigh.mean.isfinite()
 
 
+def test_a_run_with_a_bar_says_what_each_epoch_gave_and_where_it_goes_on(tmp_path, capfd):
+    validation = [random_batch(16, seed=1, known=1.0)]
+
+    fit(model_of_vectors(), BATCHES, validation, epochs=1, folder=tmp_path / "run", resume=True)
+    fit(model_of_vectors(), BATCHES, validation, epochs=2, folder=tmp_path / "run", resume=True)
+
+    said = [line for line in capfd.readouterr().err.replace("\r", "\n").splitlines() if ": goes on" in line]
+    assert said[0].endswith("run: goes on from the beginning: there is no checkpoint")
+    assert said[1].endswith("run: goes on after step 3, in epoch 2")
+    fit(model_of_vectors(), BATCHES, validation, epochs=1)
+    err = capfd.readouterr().err
+    assert "epoch 1/1: train/loss " in err
+    assert "validation/sort/accuracy" in err
+    assert "the best so far" in err
+
+
 def test_a_log_is_called_with_numbers_and_an_error_of_it_ends_the_run(tmp_path):
     told = []
 

@@ -39,6 +39,7 @@ from mmfuse.training.progress import Progress
 from mmfuse.training.run_folder import RunFolder
 from mmfuse.training.seeds import seed_everything, seed_of
 from mmfuse.training.signals import StopNow, StopSignals
+from mmfuse.training.telling import tell_epoch, tell_start
 from mmfuse.training.unfreezing import Plan, Unfreezing
 
 
@@ -164,6 +165,7 @@ def fit(  # noqa: C901, PLR0913, PLR0915  all in the order in which it happens; 
         parts |= {"average": average, "nonfinite": nonfinite, "best": best, "progress": now, **with_state(balance)}
         kept = stack.enter_context(RunFolder(folder, keep, parts, given, groups))
         restore = kept.load(resume)
+        tell_start(folder, now, resume=resume, show=progress)
         renew_rates(optimizer, schedule)
         logs = stack.enter_context(closing(Logs(log if is_main() else None, kept.log)))
         logs.keep_until(now.step, now.epoch)
@@ -196,7 +198,7 @@ def fit(  # noqa: C901, PLR0913, PLR0915  all in the order in which it happens; 
                 if average is not None and nonfinite.moved:
                     average.update()
                 if now.step % log_every == 0 and logs.logs:
-                    logs(now.step, {"learning_rate": rate_of(optimizer), **meter.recent()})
+                    logs(now.step, {"step/learning_rate": rate_of(optimizer), **meter.recent()})
                 if signals.stop or (save_every and now.step % save_every == 0 and now.used < batches):
                     kept.save(now)
                 if signals.stop:
@@ -218,6 +220,7 @@ def fit(  # noqa: C901, PLR0913, PLR0915  all in the order in which it happens; 
             now.end(row)
             now.history.best_epoch = best.epoch
             logs(now.step, row if best.epoch is None else {**row, "best_epoch": best.epoch})
+            tell_epoch(row, epochs, best=best.epoch == epoch, show=progress)
             kept.save(now)
             signals.hear(agree(signals.counts()))
             if signals.stop and epoch < epochs:

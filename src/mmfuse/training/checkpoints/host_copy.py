@@ -50,9 +50,10 @@ def checksums(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
 
 
 def _checksum(tensor: Tensor) -> Tensor:
-    """Sum of the words, of the bytes behind the last word, and, of numbers of a word each, of their leading half.
+    """Sum of the words, plain and weighted by their places, of the bytes behind them, and of the words' leading halves.
 
-    The sum of the words alone would not tell when two such numbers change their signs: that adds 2 to the power of 64.
+    The sum of the words alone would not tell when two numbers of a word each change their signs (that adds 2 to the
+    power of 64), or when numbers change places.
     """
     flat = tensor.detach().contiguous().reshape(-1)
     if flat.storage_offset() * flat.element_size() % 8:  # a piece of a larger one, not aligned for words
@@ -61,4 +62,11 @@ def _checksum(tensor: Tensor) -> Tensor:
     words = letters[: letters.numel() // 8 * 8].view(torch.int64)
     rest = letters[8 * words.numel() :]
     halves = words.view(torch.int32)[1::2] if flat.element_size() == 8 else rest
-    return torch.stack([words.sum(), rest.sum(dtype=torch.int64), halves.sum(dtype=torch.int64)])
+    return torch.stack([words.sum(), _by_place(words), rest.sum(dtype=torch.int64), halves.sum(dtype=torch.int64)])
+
+
+def _by_place(words: Tensor, width: int = 1024) -> Tensor:
+    """Sums of rows and columns of the words, each times its number: without a number for every word in memory."""
+    table, tail = words[: len(words) // width * width].view(-1, width), words[len(words) // width * width :]
+    sums = (table.sum(dim=0), table.sum(dim=1), tail)
+    return torch.stack([(x * torch.arange(1, len(x) + 1, device=x.device)).sum() for x in sums]).sum()
