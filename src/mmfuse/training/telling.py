@@ -21,7 +21,7 @@ def tell_start(folder: str | Path | None, now: Progress, *, resume: bool, show: 
     _say(f"{folder}: goes on {where}", show)
 
 
-def tell_epoch(row: Mapping[str, float], epochs: int, *, best: bool, show: bool) -> None:
+def tell_epoch(row: Mapping[str, int | float], epochs: int, *, best: bool, show: bool) -> None:
     """Say what an epoch gave: its losses and the first metrics of the validation."""
     hidden = {*MEASURED, "epoch", "learning_rate"}
     numbers = {name: value for name, value in row.items() if name not in hidden}
