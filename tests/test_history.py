@@ -150,6 +150,7 @@ def test_a_missing_matplotlib_says_how_to_install_it(monkeypatch):
         plot_history(History(ROWS))
 
 
+@pytest.mark.plain
 def test_a_folder_is_no_history():
     with pytest.raises(TypeError, match=r"got a str. Expected a History. .*History.load\(folder\)"):
         plot_history("run")
