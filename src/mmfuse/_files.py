@@ -165,6 +165,19 @@ def require_same_tensors(what: str, folder: Path, own: Mapping[str, Tensor], giv
         )
 
 
+def replace_text(path: Path, text: str) -> None:
+    """Write a file so that a reader sees the old text or the new, and no part of one."""
+    new = path.with_name(f".{path.name}.new-{os.getpid()}")
+    try:
+        with new.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file. Numbers that JSON lacks (NaN), and one key twice, are refused."""
     refuse_pickle(path)

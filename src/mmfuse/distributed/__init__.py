@@ -3,7 +3,7 @@
 from mmfuse.distributed.connect import connect, disconnect, is_main, rank, world
 from mmfuse.distributed.talk import agree, gather_rows, gather_texts, saved_buffers, share_buffers
 from mmfuse.distributed.together import together
-from mmfuse.distributed.whole import rank_0_first, whole_state
+from mmfuse.distributed.whole import is_shared_out, local_part, rank_0_first, whole_state
 
 __all__ = [
     "agree",
@@ -12,6 +12,8 @@ __all__ = [
     "gather_rows",
     "gather_texts",
     "is_main",
+    "is_shared_out",
+    "local_part",
     "rank",
     "rank_0_first",
     "saved_buffers",

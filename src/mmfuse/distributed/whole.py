@@ -17,6 +17,16 @@ _EVERY = 0.05  # seconds between two looks
 _calls: dict[str, int] = {}  # how often each thing was done by this process
 
 
+def is_shared_out(tensor: Any) -> bool:
+    """Whether processes hold pieces of this tensor: a DTensor, whose import is slow."""
+    return hasattr(tensor, "placements") and hasattr(tensor, "device_mesh")
+
+
+def local_part(tensor: Any) -> Tensor:
+    """What this process holds of a tensor: its piece, or all."""
+    return tensor.to_local().detach() if is_shared_out(tensor) else tensor.detach()
+
+
 def whole_state(module: nn.Module, caller: str) -> dict[str, Tensor]:
     """The state dict of a module; what FSDP2 has shared out is put together, on rank 0 alone and on its CPU.
 
@@ -24,12 +34,12 @@ def whole_state(module: nn.Module, caller: str) -> dict[str, Tensor]:
         RuntimeError: the weights are shared out, and not every process calls.
     """
     state: dict[str, Any] = module.state_dict()
-    if not any(hasattr(tensor, "full_tensor") for tensor in state.values()):
+    if not any(map(is_shared_out, state.values())):
         return state
     _meet(caller)
     whole = {}
     for name, tensor in state.items():  # one after another, so that no GPU has to hold all
-        full = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+        full = tensor.full_tensor() if is_shared_out(tensor) else tensor
         if is_main():
             whole[name] = full.cpu()
     return whole

@@ -12,6 +12,7 @@ from mmfuse._files import device_of
 from mmfuse.contracts import Batch
 from mmfuse.losses import task_losses
 from mmfuse.model import MultimodalModel
+from mmfuse.training.objective import samples_of
 from mmfuse.training.precision import Precision
 
 
@@ -40,7 +41,7 @@ def samples_at_fault(model: MultimodalModel, batch: Batch, precision: Precision,
     if any(hasattr(parameter, "device_mesh") for parameter in model.parameters()):
         return []
     alone = not (torch.distributed.is_available() and torch.distributed.is_initialized())
-    size = len(next(iter(batch.inputs.values())).present)
+    size = samples_of(batch)
     with undisturbed(model), torch.set_grad_enabled(gradient and alone):
         for part in model.modules():
             part.training = part.training and not isinstance(part, _BatchNorm)

@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 from mmfuse._checks import require_choice
 from mmfuse.contracts import Batch
 from mmfuse.data.loading.loader import Loader
-from mmfuse.distributed import gather_rows, gather_texts, saved_buffers, world
+from mmfuse.distributed import gather_rows, gather_texts, is_shared_out, local_part, saved_buffers, world
 from mmfuse.training.precision import Precision
 from mmfuse.training.sharding import is_sharded, shard
 
@@ -76,10 +76,10 @@ def synchronising(objective: nn.Module, last: bool) -> AbstractContextManager:
 def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
     """The norm of all gradients together, as a plain tensor on every process, whether they are sharded or not."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    if not (sharded := [gradient for gradient in gradients if _is_sharded(gradient)]):
+    if not (sharded := [gradient for gradient in gradients if is_shared_out(gradient)]):
         return get_total_norm(gradients)
     parts = [get_total_norm(sharded).full_tensor()]  # type: ignore[attr-defined]
-    if whole := [gradient for gradient in gradients if not _is_sharded(gradient)]:
+    if whole := [gradient for gradient in gradients if not is_shared_out(gradient)]:
         parts.append(get_total_norm(whole))
     return torch.linalg.vector_norm(torch.stack(parts))
 
@@ -87,12 +87,12 @@ def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
 def clip_gradients(parameters: Sequence[nn.Parameter], largest: float, norm: Tensor) -> None:
     """Scale the gradients in place so that their norm, as :func:`gradient_norm` gives it, is at most ``largest``."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    if not any(map(_is_sharded, gradients)):
+    if not any(map(is_shared_out, gradients)):
         clip_grads_with_norm_(parameters, largest, norm)
         return
     factor = (largest / (norm + 1e-6)).clamp(max=1.0)  # as clip_grads_with_norm_, which cannot mix the two kinds
     for gradient in gradients:
-        (gradient.to_local() if _is_sharded(gradient) else gradient).mul_(factor)  # type: ignore[attr-defined]
+        local_part(gradient).mul_(factor)
 
 
 def mean_over_processes(losses: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -128,7 +128,3 @@ def _mark(batch: Batch) -> str:
     return str(
         [zlib.crc32(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()) for tensor in tensors]
     )
-
-
-def _is_sharded(tensor: Any) -> bool:
-    return hasattr(tensor, "full_tensor")  # a DTensor, whose import is slow

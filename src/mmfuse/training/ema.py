@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from mmfuse.distributed import local_part
+
 
 class ExponentialMovingAverage:
     r"""The average of a model's weights over its last steps.
@@ -46,7 +48,7 @@ class ExponentialMovingAverage:
         self.updates += 1
         floating: list[tuple[Tensor, Tensor]] = []
         for name, average in self._averages.items():
-            own, value = _local(average), _local(self._live[name])
+            own, value = local_part(average), local_part(self._live[name])
             if average.is_floating_point():
                 floating.append((own, value.to(own.dtype)))
             else:
@@ -94,11 +96,6 @@ def _master(value: Tensor) -> Tensor:
     return value.detach().to(
         torch.float32 if value.dtype in (torch.bfloat16, torch.float16) else value.dtype, copy=True
     )
-
-
-def _local(value: Any) -> Tensor:
-    """The shard of this process, if the tensor is shared out among several."""
-    return value.to_local() if hasattr(value, "to_local") else value
 
 
 @torch.no_grad()

@@ -2,12 +2,11 @@
 
 import json
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmfuse._files import plain
+from mmfuse._files import plain, replace_text
 
 Log = Callable[[int, Mapping[str, float]], None]  # (optimizer steps so far, numbers by name)
 
@@ -81,19 +80,6 @@ class Logs:
         for log in self.logs:
             if hasattr(log, "close"):
                 log.close()
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a file so that a reader sees the old text or the new, and no part of one."""
-    new = path.with_name(f".{path.name}.new-{os.getpid()}")
-    try:
-        with new.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(path)
-    finally:
-        new.unlink(missing_ok=True)
 
 
 def read_lines(path: str | Path) -> list[dict[str, Any]]:

@@ -11,7 +11,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from mmfuse.contracts import Batch, Input
+from mmfuse.distributed import local_part
 from mmfuse.model import MultimodalModel
+from mmfuse.training.objective import samples_of
 from mmfuse.training.precision import Precision
 
 _SIGNS = (  # in the text of errors that have no class of their own
@@ -64,7 +66,7 @@ def explain_out_of_memory(
     precision: Precision,
 ) -> str:
     """The message: what was asked for, the batch, what model and optimizer take, and what to change, best first."""
-    sizes = [len(next(iter(batch.inputs.values())).present) for batch in window]
+    sizes = list(map(samples_of, window))
     longest = ", ".join(
         f"{name!r} {_longest([b.inputs[name] for b in window if name in b.inputs])}" for name in _names(window)
     )
@@ -146,8 +148,8 @@ def _skips(model: MultimodalModel, name: str) -> bool:
 
 def _bytes(tensors: Iterable[Any]) -> int:
     """Memory of tensors; of a sharded one, that of the part which is here."""
-    local = (tensor.to_local() if hasattr(tensor, "to_local") else tensor for tensor in tensors)
-    return sum(tensor.numel() * tensor.element_size() for tensor in local if isinstance(tensor, Tensor))
+    local = (local_part(tensor) for tensor in tensors if isinstance(tensor, Tensor))
+    return sum(tensor.numel() * tensor.element_size() for tensor in local)
 
 
 def _shown(size: int) -> str:

@@ -17,6 +17,7 @@ from mmfuse.data.loading.report import shown
 from mmfuse.distributed import world
 from mmfuse.model import MultimodalModel
 from mmfuse.training.blame import nonfinite_given, samples_at_fault, undisturbed
+from mmfuse.training.objective import samples_of
 from mmfuse.training.precision import Precision
 from mmfuse.training.sharding import is_sharded
 
@@ -227,7 +228,7 @@ def names_of_samples(batches: Any, first: int, window: Sequence[Batch]) -> list[
         window: the batches.
     """
     source = getattr(batches, "batches", batches)  # of a Meter
-    sizes = [len(next(iter(batch.inputs.values())).present) for batch in window]
+    sizes = list(map(samples_of, window))
     if not hasattr(source, "rows_of"):
         return [[f"sample {i} of batch {k}" for i in range(size)] for k, size in enumerate(sizes, first)]
     place, mixed = source.dataset.place, " (or what was mixed into it)" if source.mixes else ""

@@ -15,9 +15,8 @@ import torch
 from torch import nn
 
 from mmfuse import __version__
-from mmfuse._files import plain, read_json
+from mmfuse._files import plain, read_json, replace_text
 from mmfuse.distributed import world
-from mmfuse.training.log import replace_text
 
 VERSION = 1
 PACKAGES = ("torchvision", "torchaudio", "transformers", "peft", "numpy", "safetensors", "scikit-learn")

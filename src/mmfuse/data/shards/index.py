@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mmfuse._checks import nearest
-from mmfuse._files import read_json
+from mmfuse._files import read_json, replace_text
 from mmfuse.data.errors import DataError
 from mmfuse.data.loading.report import shown
 from mmfuse.data.shards.cells import json_names
@@ -116,12 +116,7 @@ def write_index(folder: Path, shards: Iterable[Shard]) -> None:
         {"name": s.path.name, "samples": s.samples, "bytes": s.bytes, "crc32": s.crc32, "columns": list(s.columns)}
         for s in shards
     ]
-    new = folder / f".{INDEX}.{os.getpid()}"
-    with new.open("w", encoding="utf-8") as file:
-        json.dump({"kind": KIND, "shards": rows}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(folder / INDEX)
+    replace_text(folder / INDEX, json.dumps({"kind": KIND, "shards": rows}))
 
 
 def count_shard(path: Path) -> Shard:

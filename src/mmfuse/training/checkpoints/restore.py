@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mmfuse._files import require_same_tensors
+from mmfuse.distributed import is_shared_out
 from mmfuse.training.checkpoints.saved import Saved
-from mmfuse.training.checkpoints.sharded import is_shared_out
 from mmfuse.training.checkpoints.snapshot import shapes_of
 from mmfuse.training.checkpoints.state_tree import put_together, take_apart
 

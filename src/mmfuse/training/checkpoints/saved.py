@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from mmfuse._files import DTYPES, CorruptCheckpointError, read_json, read_tensors
-from mmfuse.training.checkpoints.sharded import Box, box_of, gather_box, is_shared_out, like
+from mmfuse.distributed import is_shared_out
+from mmfuse.training.checkpoints.sharded import Box, box_of, gather_box, like
 
 TYPES = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES}
 

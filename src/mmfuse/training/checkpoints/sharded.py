@@ -7,17 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmfuse.distributed import is_shared_out
+
 Box = tuple[tuple[int, ...], tuple[int, ...]]  # where a piece begins along each axis, and how long it is
-
-
-def is_shared_out(tensor: Any) -> bool:
-    """Whether processes hold pieces of this tensor."""
-    return hasattr(tensor, "placements") and hasattr(tensor, "device_mesh")
-
-
-def local_part(tensor: Any) -> Tensor:
-    """What this process holds of a tensor: its piece, or all."""
-    return tensor.to_local().detach() if is_shared_out(tensor) else tensor.detach()
 
 
 def box_of(tensor: Any) -> Box:

@@ -11,8 +11,9 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from mmfuse.distributed import is_shared_out, local_part
 from mmfuse.training.checkpoints.host_copy import HostCopy, checksums
-from mmfuse.training.checkpoints.sharded import box_of, is_shared_out, local_part, writes
+from mmfuse.training.checkpoints.sharded import box_of, writes
 from mmfuse.training.checkpoints.state_tree import take_apart
 
 Piece = dict[str, Any]  # file and key of a tensor, its type, the shape of the whole and where the piece begins
