@@ -8,10 +8,6 @@ of samples in a second say how many times as fast we are; rows of time and of me
 """
 
 import os
-import re
-import sys
-import tempfile
-from pathlib import Path
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one thread there, too
 
@@ -20,10 +16,8 @@ import data_memory
 import data_pictures
 import data_rows
 import data_sound
-import torch
-from common import Row, options, report
-from data_measure import Setting
 from data_page import page
+from parts import run_parts
 
 # Memory comes first: it is that of a process that has done nothing else.
 PARTS = {
@@ -36,24 +30,7 @@ PARTS = {
 
 
 def main() -> None:
-    chosen = options(
-        __doc__,
-        only={"metavar": "REGEX", "default": "", "help": "only the cases whose name it finds"},
-        rounds={"type": int, "default": 9, "help": "how often each runs in turn (default 9)"},
-        markdown={"type": Path, "metavar": "FILE", "help": "write the page with all tables"},
-    )
-    torch.set_num_threads(1)
-    made: dict[str, list[Row]] = {title: [] for title in PARTS}
-    with tempfile.TemporaryDirectory() as folder:
-        setting = Setting(Path(folder), chosen.quick, 3 if chosen.quick else chosen.rounds)
-        for title, part in PARTS.items():
-            for name, case in part.CASES.items():
-                if re.search(chosen.only, name):
-                    made[title] += case(setting)
-                    print(f"{made[title][-1].name}: {made[title][-1].ratio:.2f}", file=sys.stderr, flush=True)
-    report([row for rows in made.values() for row in rows], to=chosen.json, quick=chosen.quick)
-    if chosen.markdown:
-        chosen.markdown.write_text(page(made))
+    run_parts(__doc__, PARTS, page)
 
 
 if __name__ == "__main__":

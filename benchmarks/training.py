@@ -8,12 +8,8 @@ clock) are of interest. Rows that count are the same on every machine.
 """
 
 import os
-import re
 import sys
-import tempfile
-from pathlib import Path
 
-import torch
 import training_absent
 import training_caching
 import training_checkpoints
@@ -22,8 +18,7 @@ import training_digits
 import training_padding
 import training_processes
 import training_steps
-from common import Row, options, report
-from data_measure import Setting
+from parts import run_parts
 from training_page import page
 
 PARTS = {
@@ -39,24 +34,7 @@ PARTS = {
 
 
 def main() -> None:
-    chosen = options(
-        __doc__,
-        only={"metavar": "REGEX", "default": "", "help": "only the cases whose name it finds"},
-        rounds={"type": int, "default": 9, "help": "how often single calls run in turn (default 9)"},
-        markdown={"type": Path, "metavar": "FILE", "help": "write the page with all tables"},
-    )
-    torch.set_num_threads(1)
-    made: dict[str, list[Row]] = {title: [] for title in PARTS}
-    with tempfile.TemporaryDirectory() as folder:
-        setting = Setting(Path(folder), chosen.quick, 3 if chosen.quick else chosen.rounds)
-        for title, part in PARTS.items():
-            for name, case in part.CASES.items():
-                if re.search(chosen.only, name):
-                    made[title] += case(setting)
-                    print(f"{made[title][-1].name}: {made[title][-1].ratio:.2f}", file=sys.stderr, flush=True)
-    report([row for rows in made.values() for row in rows], to=chosen.json, quick=chosen.quick)
-    if chosen.markdown:
-        chosen.markdown.write_text(page(made))
+    run_parts(__doc__, PARTS, page)
 
 
 def keep_freed_memory() -> None:
