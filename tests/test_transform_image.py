@@ -297,15 +297,18 @@ def test_torchcodec_gives_the_pixels_of_pillow(options, monkeypatch):
 # training
 
 
-def test_crops_are_those_of_torchvision():
+@pytest.mark.parametrize("height, width", [(90, 70), (90, 8), (8, 90), (1, 1)])  # in narrow ones, few parts fit
+def test_crops_are_those_of_torchvision(height, width):
     theirs = v2.RandomResizedCrop(16, scale=(0.3, 1.0), interpolation=v2.InterpolationMode.BICUBIC)
-    pixels = torch.randint(0, 256, (3, 90, 70), dtype=torch.uint8)
+    pixels = torch.randint(0, 256, (3, height, width), dtype=torch.uint8)
 
     for seed in range(5):
         torch.manual_seed(seed)
         ours = ImageTransform(16, crop_scale=(0.3, 1.0))(pixels)
+        drawn = torch.rand(1)
         torch.manual_seed(seed)
         assert difference(ours, theirs(pixels)).max() <= 1
+        assert torch.equal(drawn, torch.rand(1))  # as many draws
 
 
 def test_random_crops_follow_the_seed_and_mirrors_only_on_request():
@@ -332,9 +335,9 @@ def test_a_large_jpeg_is_decoded_smaller_but_never_below_what_the_crop_needs(sid
     box = Box(top=50, left=33, height=side, width=side + 7)
 
     with open_image(data) as image:
-        part = Picture(image, data).cut(box, 32)
+        part = Picture(image, own=True).cut(box, 32)
     with open_image(data) as image:
-        whole = Picture(image, data).cut(box)
+        whole = Picture(image, own=True).cut(box)
 
     assert min(part.shape[1:]) >= 32
     assert side / divisor <= part.shape[1] <= side / divisor + 2

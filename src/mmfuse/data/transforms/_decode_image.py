@@ -1,7 +1,6 @@
 """A PIL image -> a part of it as uint8 (channel, height, width): upright, and grey (channel=1) or RGB (channel=3)."""
 
 from functools import cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,13 +36,13 @@ class Picture:
 
     Args:
         image: the PIL image.
-        source: path or bytes of the file, if ``image`` is for this use only: a JPEG may then be decoded at 1/2, 1/4 or
-            1/8 of its size where that is enough, or by torchcodec if it is installed, which gives the same pixels.
+        own: ``image`` is a file for this use only: a JPEG may then be decoded at 1/2, 1/4 or 1/8 of its size where that
+            is enough, or by torchcodec if it is installed, which gives the same pixels.
     """
 
-    def __init__(self, image: Any, source: Path | bytes | None = None) -> None:
+    def __init__(self, image: Any, *, own: bool = False) -> None:
         self._image = image
-        self._source = source
+        self._own = own
         self._turn = TURNS[_orientation(image)]
         self.height, self.width = (image.width, image.height) if self._turn[0] else (image.height, image.width)
 
@@ -65,7 +64,7 @@ class Picture:
         """Ask the decoder of JPEG for a smaller image, which it makes from the lower frequencies: by which divisor."""
         room = min(box.height, box.width) // size
         divisor = next((d for d in (8, 4, 2) if d <= room), 1)
-        if divisor == 1 or self._source is None:
+        if divisor == 1 or not self._own:
             return 1
         image = self._image
         return divisor if image.draft(None, (image.width // divisor, image.height // divisor)) else 1
@@ -88,14 +87,15 @@ class Picture:
 
     def _decoded_by_torchcodec(self) -> Tensor | None:
         """A JPEG in RGB; None for all else, and for what torchcodec refuses: Pillow has the last word."""
-        image, source = self._image, self._source
+        image = self._image
         # With EXIF, torchcodec would turn the image by itself.
-        if source is None or (image.format, image.mode) != ("JPEG", "RGB") or "exif" in image.info:
+        if not self._own or (image.format, image.mode) != ("JPEG", "RGB") or "exif" in image.info:
             return None
         if (decode := _torchcodec()) is None:
             return None
+        image.fp.seek(0)  # Pillow, if it has to decode after all, looks for its place by itself
         try:
-            pixels = decode(source if isinstance(source, bytes) else source.read_bytes())
+            pixels = decode(image.fp.read())
         except RuntimeError:
             return None
         return pixels if pixels.shape == (3, image.height, image.width) else None

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from mmfuse.data.transforms._random_crop import random_part
+
 
 @dataclass(frozen=True)
 class Cut:
@@ -51,14 +53,9 @@ class Cut:
 def choose_cut(height: int, width: int, size: int, *, crop_scale: Sequence[float] | None, flip: float) -> Cut:
     """The largest centre square, or a random part (Inception crops, Szegedy et al., 2015)."""
     side = min(height, width)
-    box = ((height - side) // 2, (width - side) // 2, side, side)
+    box: tuple[int, int, int, int] = ((height - side) // 2, (width - side) // 2, side, side)
     if crop_scale:
-        from torchvision.transforms import RandomResizedCrop
-
-        # Its own way of drawing needs an image for its size only.
-        box = RandomResizedCrop.get_params(
-            torch.empty(1, height, width, device="meta"), list(crop_scale), [3 / 4, 4 / 3]
-        )
+        box = random_part(height, width, crop_scale)
     mirror = bool(flip) and bool(torch.rand(()) < flip)
     return Cut((height, width), *box, size, mirror)
 
