@@ -57,7 +57,14 @@ class Pixels(nn.Module):
                     f"{self.owner} got uint8 images with {values.shape[-3]} channels, but means of {len(self.scale)}. "
                     "Expected equal numbers. Build the encoder with a mean and a std for each channel."
                 )
-            values = values.to(self.scale.dtype).mul_(self.scale).add_(self.shift)  # in place: a third less time
-        elif values.is_floating_point():
+            return self._normalized(input)
+        if values.is_floating_point():
             values = values.to(self.scale.dtype)
         return replace(input, values=values).zeroed().values
+
+    def _normalized(self, input: Input) -> Tensor:
+        """Integers are never NaN: a factor of zero, and nothing to add, make zeros of what is not real."""
+        lead = input.values.shape[:-3]
+        factors = (replace(input, values=each.expand(*lead, -1, -1, -1)) for each in (self.scale, self.shift))
+        scale, shift = (factor.zeroed().values for factor in factors)
+        return input.values.to(self.scale.dtype).mul_(scale).add_(shift)  # in place: a third less time
