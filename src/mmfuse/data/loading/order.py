@@ -66,4 +66,6 @@ def _memory_of_its_own(rows: int) -> Tensor:
 
     A worker keeps a copy of all that this process writes over after the start: here, of 10 bytes a row.
     """
+    if 8 * rows < mmap.PAGESIZE:  # little to keep, and a mapping takes longer than an order
+        return torch.empty(rows, dtype=torch.int64)
     return torch.frombuffer(mmap.mmap(-1, 8 * rows), dtype=torch.int64)

@@ -107,15 +107,16 @@ class RowFeatures:
 
     def _take(self, rows: Tensor, places: Tensor) -> Tensor:
         """Rows of the shards, as (*places, dim): in one gather for each shard that is asked."""
+        if len(self._values) == 1:
+            return _rows_of(self._values[0], places)
         shard = self._shard.index_select(0, rows)
-        numbers = shard.unique().tolist() if len(self._values) > 1 else [0]
+        numbers = shard.unique().tolist()
         if len(numbers) == 1:
-            return self._values[numbers[0]].index_select(0, places.flatten()).reshape(*places.shape, self.dim)
+            return _rows_of(self._values[numbers[0]], places)
         found = torch.empty(*places.shape, self.dim, dtype=self.dtype)
         for number in numbers:
             mine = (shard == number).nonzero().flatten()
-            some = self._values[number].index_select(0, places[mine].flatten())
-            found.index_copy_(0, mine, some.reshape(len(mine), *places.shape[1:], self.dim))
+            found.index_copy_(0, mine, _rows_of(self._values[number], places[mine]))
         return found
 
     def _map(self) -> None:
@@ -134,6 +135,12 @@ class RowFeatures:
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         self._map()
+
+
+def _rows_of(values: Tensor, places: Tensor) -> Tensor:
+    if places.dim() == 1:
+        return values.index_select(0, places)
+    return values.index_select(0, places.flatten()).unflatten(0, places.shape)
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:
