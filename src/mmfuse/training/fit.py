@@ -161,6 +161,7 @@ def fit(  # noqa: C901, PLR0913, PLR0915  all in the order in which it happens; 
         nonfinite = NonFinite(on_nonfinite, max_skips)
         best = Best(model, select, folder)
         now = Progress(train)
+        stack.callback(now.clear)
         parts = {"model": model, "weigh": weigh, "optimizer": optimizer, "schedule": schedule, "scaler": numeric.scaler}
         parts |= {"average": average, "nonfinite": nonfinite, "best": best, "progress": now, **with_state(balance)}
         kept = stack.enter_context(RunFolder(folder, keep, parts, given, groups))
@@ -178,7 +179,7 @@ def fit(  # noqa: C901, PLR0913, PLR0915  all in the order in which it happens; 
             title = f"epoch {epoch}/{epochs}"
             meter = now.begin(title, rate=rate_of(optimizer), show=progress, restore=restore)
             restore = None
-            for losses in train_epoch(
+            for _ in train_epoch(
                 model,
                 meter,
                 weigh=weigh,
@@ -193,7 +194,7 @@ def fit(  # noqa: C901, PLR0913, PLR0915  all in the order in which it happens; 
                 signals=signals,
                 first_step=now.step + 1,
             ):
-                meter.add(losses, skipped=nonfinite.skips)
+                meter.add(nonfinite.losses, skipped=nonfinite.skips)
                 now.advance(accumulate)
                 if average is not None and nonfinite.moved:
                     average.update()

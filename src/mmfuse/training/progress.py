@@ -71,6 +71,11 @@ class Progress:
         self.history.epochs.append(dict(row))
         self.epoch, self.used, self.meter = self.epoch + 1, 0, None
 
+    def clear(self) -> None:
+        """Take the bar off the screen, if there is one: something else is to be said."""
+        if self.meter is not None:
+            self.meter.bar.close()
+
     @property
     def random(self) -> dict[str, Mapping[str, Tensor]]:
         """The random states of the beginning of the epoch, which a checkpoint keeps beside those of now."""

@@ -101,6 +101,7 @@ class RunFolder:
     def preempted(self, number: int, now: Progress) -> Preempted:
         """What ends a run that got a signal, when all is on the disk."""
         self.wait()
+        now.clear()
         where = (
             f"is saved in {self._folder}. To go on, run the same with resume=True."
             if self._folder is not None
