@@ -42,6 +42,18 @@ def test_json_keeps_lists_of_numbers_as_numbers_and_labels_as_text(tmp_path):
     assert table.lines == (1, 3)
 
 
+def test_decimals_of_json_are_the_labels_that_were_written(tmp_path):
+    path = write_json(
+        tmp_path / "t.jsonl", *(f'{{"dose": {text}}}' for text in ("0.10", "1e2", "-0.0", "0.1", "[0.10]"))
+    )
+
+    table = read_table(path)
+
+    assert table.column("dose") == ["0.10", "1e2", "-0.0", "0.1", [0.1]]
+    assert table.take(range(4)).classes("dose") == ["-0.0", "0.1", "0.10", "1e2"]
+    assert table.take(range(4)).statistics("dose")["mean"] == pytest.approx(25.05)
+
+
 @pytest.mark.plain
 @pytest.mark.parametrize(
     ("line", "message"),

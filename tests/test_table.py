@@ -30,6 +30,17 @@ def test_cells_stay_as_they_are_written_and_empty_ones_are_none(tmp_path):
     assert table.root == tmp_path
 
 
+def test_columns_without_a_name_have_the_one_that_pandas_gives_them(tmp_path):
+    frame = pd.DataFrame({"text": ["hi", "ho"], "label": ["x", "y"]})
+    frame.to_csv(tmp_path / "t.csv")  # with its index
+
+    table = read_table(tmp_path / "t.csv", id="Unnamed: 0")
+
+    assert table.columns == ("Unnamed: 0", "text", "label")
+    assert table.columns == tuple(pd.read_csv(tmp_path / "t.csv").columns)
+    assert read_table(write(tmp_path / "ends.csv", "a, ,\n1,2,\n")).columns == ("a", "Unnamed: 1", "Unnamed: 2")
+
+
 def test_json_lines_and_frames_give_the_same_cells_as_csv(tmp_path):
     rows = [{"text": "hi", "label": 3, "tags": ["a", "b"]}, {"text": None, "label": 4}, {"text": "ho", "tags": []}]
     path = write(tmp_path / "t.jsonl", "\n".join(map(json.dumps, rows)) + "\n")
@@ -121,6 +132,11 @@ def test_a_split_has_every_row_once_and_keeps_groups_together(tmp_path):
             "t.csv",
             "a,b,a\n1,2,3\n",
             r"t.csv line 1 has columns of one name: \['a'\] \(columns \[1, 3\]\). Expected different",
+        ),
+        (
+            "t.csv",
+            ",Unnamed: 0\n1,2\n",
+            r"of one name: \['Unnamed: 0'\] \(columns \[1, 2\]\). Expected different names",
         ),
         ("t.csv", "a,b\n\n\n", "t.csv has no rows. Expected at least one below the header"),
         ("t.csv", "a,b\n1,2\n1,2,3\n", "t.csv line 3 has 3 cells. Expected 2, as in the header. Put cells"),
@@ -334,6 +350,8 @@ def test_a_column_is_added_to_a_table_and_to_a_part_of_one():
     assert [str(cell) for cell in part.column("n")] == ["7", "8"]
     with pytest.raises(DataError, match="column 'file' got 2 cells. Expected 3, one for each row"):
         table.with_column("file", ["x", "y"])
+    with pytest.raises(DataError, match="Column 'x' of the mapping has a list with a number that is not finite"):
+        table.with_column("x", [[1.0], [float("nan")], None])
 
 
 def test_tabs_divide_the_cells_of_a_tsv_and_other_marks_are_named(tmp_path):

@@ -12,7 +12,7 @@ from torch import Tensor
 from mmfuse._checks import nearest
 from mmfuse.data.errors import DataError
 from mmfuse.data.tables.classes import classes_of, statistics_of
-from mmfuse.data.tables.columns import Column, column_of
+from mmfuse.data.tables.columns import Column, named_column
 from mmfuse.data.tables.paths import safe_path
 from mmfuse.data.tables.places import place_of
 from mmfuse.data.tables.rows import Rows
@@ -132,6 +132,9 @@ class Table:
         Args:
             name: of the column.
             cells: a cell for each row, None where it is empty.
+
+        Raises:
+            DataError: their number is another one, or a list among them holds a number that is not finite.
         """
         if len(cells) != len(self):
             raise DataError(
@@ -143,7 +146,7 @@ class Table:
             for place, cell in zip(self.chosen.tolist(), cells, strict=True):
                 every[place] = cell
             cells = every
-        return replace(self, store={**self.store, name: column_of(cells)})
+        return replace(self, store={**self.store, name: named_column(self.name, name, cells)})
 
     def where(self, column: str, wanted: Any) -> "Table":
         """The rows whose cell in a column is wanted; a row with an empty cell never is.

@@ -12,6 +12,7 @@ from mmfuse.data.tables.columns.packed import PackedColumn as PackedColumn
 from mmfuse.data.tables.columns.packed import Packer as Packer
 from mmfuse.data.tables.columns.values import as_tensor as as_tensor
 from mmfuse.data.tables.columns.values import column_of as column_of
+from mmfuse.data.tables.columns.values import named_column as named_column
 
 
 @runtime_checkable

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmfuse.data.errors import DataError
 from mmfuse.data.tables.columns.arrays import ArrayColumn, RaggedColumn
 from mmfuse.data.tables.columns.objects import ObjectColumn
 from mmfuse.data.tables.columns.packed import PackedColumn, Packer, is_missing, packable
@@ -32,6 +33,21 @@ def column_of(values: Any) -> ArrayColumn | RaggedColumn | PackedColumn | Object
         return packer.column()
     values = [None if is_missing(value) else value for value in values]
     return _joined(values) if _of_one_kind(values) else ObjectColumn(values)
+
+
+def named_column(source: str, name: str, values: Any) -> ArrayColumn | RaggedColumn | PackedColumn | ObjectColumn:
+    """:func:`column_of`, with the name of the column in what goes wrong.
+
+    Raises:
+        DataError: a list holds NaN or infinity beside other numbers.
+    """
+    try:
+        return column_of(values)
+    except ValueError as error:
+        raise DataError(
+            f"Column {name!r} of {source} has a list with a number that is not finite ({error}). "
+            "Expected finite numbers, or an array. Write None for what is not known."
+        ) from None
 
 
 def as_tensor(values: np.ndarray) -> Tensor:

@@ -18,10 +18,11 @@ _AT_ONCE = 8192  # rows
 
 
 def read_csv(path: Path, *, delimiter: str = ",") -> Source:
-    """A table with a header."""
+    """A table with a header. A column without a name, such as the index that pandas writes, is ``Unnamed: 0``."""
     with open_text(path) as file:
         pieces = _pieces(path.name, file, delimiter)
-        lines, (header,) = next(pieces, (np.ones(1, np.int64), [[]]))
+        lines, (names,) = next(pieces, (np.ones(1, np.int64), [[]]))
+        header = [cell if cell.strip() else f"Unnamed: {place}" for place, cell in enumerate(names)]  # as pandas does
         require_different(path.name, header, f" line {lines[0]}")
         packers = [Packer() for _ in header]
         places = [np.zeros(0, np.int64)]

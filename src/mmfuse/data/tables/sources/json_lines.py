@@ -1,4 +1,4 @@
-"""JSON Lines: an object a line. Numbers are kept as text, lists as lists."""
+"""JSON Lines: an object a line. Numbers are kept as text, as they are written, and lists as lists."""
 
 import json
 from array import array
@@ -45,7 +45,16 @@ def _parse(name: str, lines: Iterator[str]) -> Iterator[tuple[int, dict[str, Any
             raise DataError(f"{name} line {number} is not JSON: {error}. Expected one object a line.") from None
         if not isinstance(row, dict):
             raise DataError(f"{name} line {number} is a {type(row).__name__}. Expected an object with named cells.")
-        yield number, row
+        yield number, {column: str(cell) if isinstance(cell, _Decimal) else cell for column, cell in row.items()}
+
+
+class _Decimal(float):
+    """A number that is shown as it was written: ``0.10`` may be a label, which predictions give back."""
+
+    written: str
+
+    def __str__(self) -> str:
+        return self.written
 
 
 def _different(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -56,10 +65,11 @@ def _different(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _finite(text: str) -> float:
-    value = float(text)
+def _finite(text: str) -> _Decimal:
+    value = _Decimal(text)
     if value in (float("inf"), float("-inf")):
         raise ValueError(f"{text} is too large a number")
+    value.written = text
     return value
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mmfuse.data.errors import DataError
-from mmfuse.data.tables.columns import Column, column_of
+from mmfuse.data.tables.columns import named_column
 from mmfuse.data.tables.sources.source import Source, require_different
 
 
@@ -18,7 +18,7 @@ def read_frame(frame: Any) -> Source:
         cells = frame.iloc[:, place]
         gone = cells.isna()
         values = [None if missing else value for value, missing in zip(cells.tolist(), gone.tolist(), strict=True)]
-        columns[name] = _column("the frame", name, values)
+        columns[name] = named_column("the frame", name, values)
     return Source("the frame", Path.cwd(), columns)
 
 
@@ -32,7 +32,7 @@ def read_rows(rows: Sequence[Mapping[Any, Any]]) -> Source:
             )
     named = [{str(name): cell for name, cell in row.items()} for row in rows]
     header = dict.fromkeys(name for row in named for name in row)
-    columns = {name: _column("the list", name, [row.get(name) for row in named]) for name in header}
+    columns = {name: named_column("the list", name, [row.get(name) for row in named]) for name in header}
     return Source("the list", Path.cwd(), columns)
 
 
@@ -50,15 +50,5 @@ def read_mapping(mapping: Mapping[Any, Any]) -> Source:
             f"The columns of the mapping differ in length: {lengths}. Expected a cell for every row in each. "
             "Write None for an empty cell."
         )
-    columns = {str(name): _column("the mapping", str(name), values) for name, values in mapping.items()}
+    columns = {str(name): named_column("the mapping", str(name), values) for name, values in mapping.items()}
     return Source("the mapping", Path.cwd(), columns)
-
-
-def _column(source: str, name: str, values: Any) -> Column:
-    try:
-        return column_of(values)
-    except ValueError as error:
-        raise DataError(
-            f"Column {name!r} of {source} has a list with a number that is not finite ({error}). "
-            "Expected finite numbers, or an array. Write None for what is not known."
-        ) from None
