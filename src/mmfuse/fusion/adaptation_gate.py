@@ -79,7 +79,7 @@ class AdaptationGate(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, features: Mapping[str, Features]) -> Fused:
-        inputs, present = read_pooled(features, [self.main, *self.gate])  # present: (batch, modality)
+        inputs, present = read_pooled(features, [self.main, *self.gate.keys()])  # present: (batch, modality)
         others = present[:, 1:].any(dim=1)  # (batch)
         tokens, mask = self._tokens(features, alone=others & ~present[:, 0])
         shift = self._shift(tokens, inputs) * others[:, None, None]

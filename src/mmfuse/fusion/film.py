@@ -64,7 +64,7 @@ class FiLM(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, features: Mapping[str, Features]) -> Fused:
-        inputs, present = read_pooled(features, [self.main, *self.condition])  # present: (batch, modality)
+        inputs, present = read_pooled(features, [self.main, *self.condition.keys()])  # present: (batch, modality)
         here = dict(zip(inputs, present[..., None].unbind(dim=1), strict=True))
         pooled = torch.where(here[self.main], self.project(inputs[self.main]), self.absent)
         if self.condition:
