@@ -44,9 +44,10 @@ Forward and backward of a small ViT on 16 images of 96 pixels, some of them abse
 """,
     "Frozen encoders": """
 Encoders that are frozen run once (`cache_features`), and epochs read their features. How much that gives depends on
-the sizes of encoders and fusion: here base encoders on a CPU, in batches of two, and fusions of 256 wide. The goal of 35
-was set for cross-attention in which text reads the others. Where all 510 tokens of a sample read all others, matrix
-products of the fusion alone take a thirty-fifth of the encoders' time: that row says how little is left beside them.
+the sizes of encoders and fusion: here base encoders on a CPU, in batches of two, and fusions 256 wide. The goal of 35
+was set for cross-attention in which text reads the others. Where all 510 tokens of a sample read all others, the
+fusion's matrix products alone take about a thirty-fifth of the encoders' time; how much it takes beside them is told,
+too.
 Reading is by batches of 64 pooled vectors.
 """,
     "Several processes": """
