@@ -14,7 +14,8 @@ from mmfuse.data import load_batches
 from mmfuse.distributed import rank
 from mmfuse.encoders import ViTEncoder
 from mmfuse.losses import Sum, UncertaintyWeighting
-from mmfuse.training.distributed import clip_gradients, gradient_norm, parallel
+from mmfuse.training.distributed import parallel
+from mmfuse.training.gradients import Gradients
 from mmfuse.training.objective import Objective, totals_of
 from mmfuse.training.precision import Precision
 from mmfuse.training.sharding import shard, units_of
@@ -126,8 +127,9 @@ def gradients(kind: str) -> tuple[dict[str, Tensor], Tensor, list[str]]:
         objective = parallel(objective.module, "ddp", FLOAT32)
     backward(objective, model, precision)
     parameters = list(objective.parameters())
-    norm = gradient_norm(parameters)
-    clip_gradients(parameters, 0.1, norm)
+    together = Gradients(parameters)
+    norm = together.norm()
+    together.clip(0.1, norm)
     names = [name.removeprefix("module.") for name, _ in objective.named_parameters()]
     found = {name: whole(p.grad) for name, p in zip(names, parameters, strict=True) if p.grad is not None}
     return found, norm, sharded

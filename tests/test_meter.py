@@ -4,7 +4,6 @@ import builtins
 import math
 import re
 
-import pytest
 import torch
 from torch.utils.data import Dataset
 
@@ -34,7 +33,7 @@ def draw_always(bar):
 def run(meter, losses):
     """One step for each batch, with these losses of the task "sort"."""
     for loss, _ in zip(losses, meter, strict=False):
-        meter.add({"sort": torch.tensor(loss), "size": torch.tensor(10.0 * loss)})
+        meter.add({"sort": loss, "size": 10.0 * loss})
 
 
 def test_the_losses_of_an_epoch_are_means_over_its_steps():
@@ -52,8 +51,8 @@ def test_the_losses_of_an_epoch_are_means_over_its_steps():
 def test_a_task_that_some_steps_lack_is_a_mean_over_the_others():
     means = Means()
 
-    means.add({"sort": torch.tensor(1.0)})
-    means.add({"sort": torch.tensor(3.0), "size": torch.tensor(5.0)})
+    means.add({"sort": 1.0})
+    means.add({"sort": 3.0, "size": 5.0})
 
     assert means.read() == {"sort": 2.0, "size": 5.0}
 
@@ -76,8 +75,8 @@ def test_what_is_recent_is_what_came_since_the_last_reading():
 def test_a_step_that_was_skipped_shows_in_the_log_and_not_in_the_mean_of_the_epoch():
     meter = Meter([], "", show=False)
 
-    meter.add({"sort": torch.tensor(2.0)})
-    meter.add({"sort": torch.tensor(float("nan"))}, skipped=True)
+    meter.add({"sort": 2.0})
+    meter.add({"sort": math.nan}, skipped=True)
 
     assert math.isnan(meter.recent()["step/sort/loss"])
     assert meter.close()["train/sort/loss"] == 2.0
@@ -111,7 +110,7 @@ def test_the_state_of_a_meter_is_tensors_and_plain_numbers():
     run(meter, [0.5])
     state = meter.state_dict()
 
-    assert torch.equal(state["epoch"]["sums"], torch.tensor([0.5, 5.0]))
+    assert torch.equal(state["epoch"]["sums"], torch.tensor([0.5, 5.0], dtype=torch.float64))
     assert state["epoch"]["names"] == ["sort", "size"] and state["epoch"]["steps"] == [1, 1]
     assert state["samples"] == 4
     other = Meter([], "", show=False)
@@ -151,25 +150,6 @@ def test_batches_that_do_not_know_their_samples_are_counted_themselves(capsys):
     meter.close()
 
     assert re.search(r"2/5 \[.*batches/s", capsys.readouterr().err)
-
-
-@pytest.mark.parametrize("show", [False, True])
-def test_a_loss_is_read_only_when_the_bar_is_drawn(show, monkeypatch):
-    class Loss(torch.Tensor):
-        reads = 0
-
-        def __float__(self):
-            type(self).reads += 1
-            return 1.0
-
-    monkeypatch.setattr(torch.Tensor, "tolist", lambda self: pytest.fail("a sum was read"))
-    meter = Meter([batch_of(4)] * 50, "", show=show)
-
-    for _ in meter:
-        meter.add({"sort": torch.ones(()).as_subclass(Loss)})
-
-    assert Loss.reads <= 1  # in half a second
-    meter.bar.close()
 
 
 def test_several_processes_have_one_bar_and_count_the_samples_of_all(monkeypatch):

@@ -158,6 +158,17 @@ def test_the_norm_is_clipped_after_the_scale_is_taken_off(scale):
     assert nn.utils.get_total_norm([p.grad for p in layer.parameters()]).item() == pytest.approx(0.5, rel=1e-5)
 
 
+def test_float32_is_float32_inside_of_an_autocast_too():
+    left, right = torch.ones(2, 2), torch.ones(2, 2)
+
+    with torch.autocast("cpu", torch.bfloat16):
+        with Precision("float32", CPU).autocast():
+            inside = left @ right
+        outside = left @ right
+
+    assert (inside.dtype, outside.dtype) == (torch.float32, torch.bfloat16)
+
+
 def test_the_weights_stay_in_float32_under_autocast():
     layer = nn.Linear(4, 4)
     optimizer = torch.optim.AdamW(layer.parameters(), fused=True)

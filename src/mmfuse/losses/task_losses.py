@@ -49,7 +49,7 @@ def known_counts(batches: Iterable[Batch]) -> dict[str, int]:
     counts: dict[str, int] = {}
     for batch in batches:
         for name, target in batch.targets.items():
-            counts[name] = counts.get(name, 0) + int(target.known.sum())
+            counts[name] = counts.get(name, 0) + int(target.known.count_nonzero())
     return counts
 
 
@@ -61,8 +61,9 @@ def unknown_like(target: Target, size: int) -> Target:
 def sample_losses(name: str, task: nn.Module, prediction: Tensor, values: Tensor) -> Float[Tensor, " batch"]:
     """The loss of each sample; labels of another shape would be spread over the whole batch without a word."""
     each: Tensor = task.loss(prediction, values)  # type: ignore[operator]
-    mend = f"Its labels have shape {tuple(values.shape)}: give each sample one of the shape of task.blank()."
-    require_shape(f"The loss of the task {name!r}", each, {"batch": len(values)}, mend)
+    if each.shape != values.shape[:1]:
+        mend = f"Its labels have shape {tuple(values.shape)}: give each sample one of the shape of task.blank()."
+        require_shape(f"The loss of the task {name!r}", each, {"batch": len(values)}, mend)
     return each
 
 

@@ -13,7 +13,8 @@ from mmfuse._files import device_of
 from mmfuse.contracts import Batch, Output
 from mmfuse.data.loading.prefetch import prefetch
 from mmfuse.model import MultimodalModel
-from mmfuse.training.distributed import clip_gradients, gradient_norm, mean_over_processes, synchronising
+from mmfuse.training.distributed import mean_over_processes, synchronising
+from mmfuse.training.gradients import Gradients
 from mmfuse.training.memory import explaining_out_of_memory
 from mmfuse.training.nonfinite import NonFinite
 from mmfuse.training.objective import Objective, Totals, totals_of, with_equal_targets
@@ -62,19 +63,19 @@ def train_epoch(  # noqa: PLR0913  one keyword for each thing that a step does; 
     require_positive("train_epoch", accumulate=accumulate, clip=1.0 if clip is None else clip)
     precision = precision or Precision("float32", device_of(model))
     objective = objective or Objective(model, weigh, keep_output=bool(balance))
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    gradients = Gradients(parameter for group in optimizer.param_groups for parameter in group["params"])
     nonfinite = nonfinite or NonFinite()
     nonfinite.begin(model, batches, weigh=weigh, accumulate=accumulate, first_step=first_step)
     set_training(model)
     for step, (window, totals) in enumerate(_steps(batches, accumulate, model, signals), start=first_step):
-        optimizer.zero_grad(set_to_none=True)
+        gradients.clear()
         with explaining_out_of_memory(step, model, optimizer, window, precision):
             losses = _backward(model, objective, window, totals, balance, precision)
             precision.scaler.unscale_(optimizer)
-            norm = gradient_norm(parameters)
+            norm = gradients.norm()
             if nonfinite.may_step(losses, norm, precision):
-                if clip is not None:
-                    clip_gradients(parameters, clip, norm)
+                if clip is not None and nonfinite.norm > 0.99 * clip:  # below, the factor is exactly 1
+                    gradients.clip(clip, norm)
                 precision.scaler.step(optimizer)
                 precision.scaler.update()
                 if schedule is not None and nonfinite.moved:
@@ -103,7 +104,7 @@ def _backward(
             losses[name] = losses[name] + loss if name in losses else loss
         for rule in balance:
             rule(model, output, batch)
-    return mean_over_processes(losses)
+    return mean_over_processes(losses) if totals.processes > 1 else losses
 
 
 def _steps(
@@ -114,11 +115,12 @@ def _steps(
     Labels are counted before a batch is moved, because to count them on a GPU would be to wait for it.
     """
     counted: deque[Totals] = deque()
+    tasks = list(model.tasks)
 
     def on_cpu() -> Iterator[Batch]:
         iterator = iter(batches)
         while window := list(itertools.islice(iterator, size)):
-            counted.append(totals_of(window, list(model.tasks), signals))
+            counted.append(totals_of(window, tasks, signals))
             yield from with_equal_targets(window, counted[-1], model.tasks)
 
     moved = prefetch(on_cpu(), device_of(model))

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sized
 from typing import Any
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from mmfuse.contracts import Batch
@@ -21,8 +20,6 @@ class Meter:
     """The batches of one epoch behind a progress bar, and the means of its losses over the optimizer steps.
 
     Of its time, ``wait_share`` was spent waiting for batches: near 0 where the loader keeps up, else more workers help.
-    Losses are added up where they are, and read only when the bar is drawn, for a log, and at the end.
-
     With several processes the first shows the bar, and the samples are those of all.
 
     Args:
@@ -49,7 +46,7 @@ class Meter:
             unit=" samples" if self._counts_samples else " batches",
             disable=not (show and is_main()),
             leave=False,
-            mininterval=0.5,  # seconds; to draw is to read a loss, for which a GPU must have come to it
+            mininterval=0.5,  # seconds
         )
 
     def __iter__(self) -> Iterator[Batch]:
@@ -61,11 +58,11 @@ class Meter:
             yield batch
             asked = time.perf_counter()
 
-    def add(self, losses: Mapping[str, Tensor], *, skipped: bool = False) -> None:
+    def add(self, losses: Mapping[str, float], *, skipped: bool = False) -> None:
         """Count the losses of an optimizer step; one that was skipped is in what is recent, not in the epoch's means.
 
         Args:
-            losses: by task, over all processes, detached.
+            losses: by task, over all processes.
             skipped: the step was not made, because something was not finite.
         """
         self.since.add(losses)
@@ -146,8 +143,8 @@ class Meter:
     def _done(self) -> int:
         return self.samples * self._processes if self._counts_samples else self.given
 
-    def _postfix(self, losses: Mapping[str, Tensor]) -> str:
-        numbers = {name: float(loss) for name, loss in losses.items()}
+    def _postfix(self, losses: Mapping[str, float]) -> str:
+        numbers = dict(losses)
         if len(numbers) != 1:
             numbers = {"loss": sum(numbers.values())} | (numbers if len(numbers) <= 3 else {})
         share = self.waited / max(time.perf_counter() - self.began, 1e-9)
@@ -156,34 +153,31 @@ class Meter:
 
 
 class Means:
-    """Means of losses over steps, which stay on their device until they are read."""
+    """Means of losses over steps."""
 
     def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}
+        self.sums: dict[str, float] = {}
         self.steps: dict[str, int] = {}
 
-    def add(self, losses: Mapping[str, Tensor]) -> None:
+    def add(self, losses: Mapping[str, float]) -> None:
         """Count the losses of one step."""
         for name, loss in losses.items():
-            self.sums[name] = self.sums[name].to(loss.device) + loss if name in self.sums else 0.0 + loss
+            self.sums[name] = self.sums.get(name, 0.0) + loss
             self.steps[name] = self.steps.get(name, 0) + 1
 
     def read(self) -> dict[str, float]:
-        """The mean of each over the steps that had it. Waits for the device, once."""
-        if not self.sums:
-            return {}
-        totals = torch.stack(list(self.sums.values())).tolist()
-        return {name: total / self.steps[name] for name, total in zip(self.sums, totals, strict=True)}
+        """The mean of each over the steps that had it."""
+        return {name: total / self.steps[name] for name, total in self.sums.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """The sums, and how many steps are in each."""
-        sums = torch.stack(list(self.sums.values())) if self.sums else torch.zeros(0)
+        sums = torch.tensor(list(self.sums.values()), dtype=torch.float64)  # JSON has no NaN
         return {"names": list(self.sums), "steps": list(self.steps.values()), "sums": sums}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from there."""
         names = list(state["names"])
-        self.sums = dict(zip(names, state["sums"].unbind(), strict=True))
+        self.sums = dict(zip(names, state["sums"].tolist(), strict=True))
         self.steps = dict(zip(names, map(int, state["steps"]), strict=True))
 
 

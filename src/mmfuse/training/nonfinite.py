@@ -1,5 +1,6 @@
 """A loss or gradient that is NaN or infinite: it never changes a weight, and the error says where it came from."""
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from itertools import groupby
@@ -51,6 +52,8 @@ class NonFinite:
         self.policy, self.limit = policy, limit
         self.skipped = 0  # steps, in the whole run
         self.skips = False  # whether the last step was one of them
+        self.losses: dict[str, float] = {}  # of the last step, over all processes, as they were read
+        self.norm = math.inf  # of its gradients
         self.moved = True  # whether it changed the weights: not if it is skipped, by this or by the scaler
         self._batches: Any = None
         self._first_step = self._accumulate = 1
@@ -84,11 +87,12 @@ class NonFinite:
 
     def may_step(self, losses: Mapping[str, Tensor], norm: Tensor, precision: Precision) -> bool:
         """Whether all is finite: on every process alike, if losses and norm are over all. Waits for the device."""
-        numbers = torch.stack([number.detach().float() for number in [*losses.values(), norm]])
-        *losses_are, norm_is = numbers.isfinite().tolist()
-        self.skips = not (all(losses_are) and (norm_is or precision.searches()))
-        self.moved = all(losses_are) and norm_is
-        if not self.skips:
+        *numbers, self.norm = torch.stack([*losses.values(), norm]).tolist()
+        self.losses = dict(zip(losses, numbers, strict=True))
+        losses_are, norm_is = all(map(math.isfinite, numbers)), math.isfinite(self.norm)
+        self.skips = not (losses_are and (norm_is or precision.searches()))
+        self.moved = losses_are and norm_is
+        if self._kept and not self.skips:
             _copy(self._statistics, self._kept)
         return not self.skips
 

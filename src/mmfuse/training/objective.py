@@ -95,7 +95,9 @@ def with_equal_targets(
     window: Sequence[Batch], totals: Totals, tasks: Mapping[str, nn.Module] | nn.ModuleDict
 ) -> list[Batch]:
     """The same batches, with unknown labels for a task that only others have: a weighting counts them as pieces."""
-    wanted = [name for name, known in totals.known.items() if known]
+    wanted = {name for name, known in totals.known.items() if known}
+    if all(batch.targets.keys() >= wanted for batch in window):
+        return list(window)
     like = {name: target for batch in window for name, target in batch.targets.items()}
     completed = []
     for batch in window:

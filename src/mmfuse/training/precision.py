@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 
 import torch
 
@@ -39,6 +39,8 @@ class Precision:
 
     def autocast(self) -> AbstractContextManager:
         """The context of a forward pass and its loss."""
+        if self.name == "float32" and not torch.is_autocast_enabled(self.device.type):
+            return nullcontext()
         dtype = torch.float16 if self.name == "fp16" else torch.bfloat16
         return torch.autocast(self.device.type, dtype, enabled=self.name != "float32")
 

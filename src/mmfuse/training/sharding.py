@@ -42,7 +42,7 @@ def shard(objective: nn.Module, precision: Precision, unit_bytes: int = UNIT_BYT
 
 def is_sharded(model: nn.Module) -> bool:
     """Whether the weights of a model are shared out among the processes."""
-    return hasattr(model, "set_requires_gradient_sync")
+    return hasattr(type(model), "set_requires_gradient_sync")  # of a module itself this would take long
 
 
 def _share_out(model: Any, precision: Precision, unit_bytes: int) -> list[nn.Parameter]:
