@@ -1,5 +1,8 @@
 """Frozen encoders for the tests of caching: every number of a result depends on one row alone, bit for bit."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import torch
 from torch import nn
@@ -38,6 +41,20 @@ class LetterTransform:
 
     def blank(self):
         return torch.zeros(1, dtype=torch.int64)
+
+
+class Trap(LetterTransform):
+    """Does something when it meets a text; all that is recorded of it is what a LetterTransform has."""
+
+    def __init__(self, text: str, act: Callable[[], Any] | None) -> None:
+        super().__init__()
+        self._recorded_arguments = {}
+        self.text, self.act = text, act
+
+    def batch(self, values):
+        if self.text in values:
+            self.act()
+        return super().batch(values)
 
 
 @mmfuse.recorded

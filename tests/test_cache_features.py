@@ -5,11 +5,21 @@ import os
 import pickle
 import re
 import signal
+import time
 
 import numpy as np
 import pytest
 import torch
-from cached_parts import DIM, LetterEncoder, LetterTransform, RandomTransform, ScaleEncoder, make_parts, make_table
+from cached_parts import (
+    DIM,
+    LetterEncoder,
+    LetterTransform,
+    RandomTransform,
+    ScaleEncoder,
+    Trap,
+    make_parts,
+    make_table,
+)
 from hostile import small_disk
 from processes import outcomes, run
 
@@ -422,6 +432,32 @@ def test_what_cannot_be_read_is_counted_as_without_the_cache(tmp_path, on_error)
     assert found[0] == found[1]
     with pytest.raises(DataError, match=r"line 2, column 'sensor': file 0.npy"):
         list(load_batches(table, cached))
+
+
+@pytest.mark.plain
+@pytest.mark.parametrize(
+    ("act", "said"),
+    [
+        (lambda: os.kill(os.getpid(), signal.SIGKILL), "has ended: .*"),
+        (lambda: time.sleep(1000), "has given nothing for 1 s."),
+    ],
+    ids=["dies", "hangs"],
+)
+def test_a_worker_that_dies_or_hangs_names_the_row_and_what_was_encoded_is_kept(tmp_path, act, said):
+    table, model = make_table(tmp_path), make_parts()
+    texts = list(dict.fromkeys(text for text in table.column("words") if text))
+    longest = sorted(texts, key=len, reverse=True)  # they are read first
+    trap, healthy = {"words": Trap(longest[8], act)}, {"words": Trap("", None)}
+    options = {"modalities": ["words"], "batch_size": 4, "workers": 1, "timeout": 1}
+
+    with pytest.raises(DataError, match=rf"{said} It was reading .*table.csv line \d+ \(its batch: .*workers=0"):
+        cache(model, table, tmp_path / "cache", transforms=trap, **options)
+    first = calls(model)["words"]
+    cached = cache(model, table, tmp_path / "cache", transforms=healthy, **options)
+
+    assert first <= 8  # what a worker had read, and not handed over, is lost with it
+    assert calls(model)["words"] == len(texts)
+    assert predict(cached, load_batches(table, cached)) == predict(model, load_batches(table, model))
 
 
 def test_what_could_not_be_read_is_tried_again(tmp_path):

@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 
-from mmfuse._checks import require_choice, require_positive, require_whole
+from mmfuse._checks import require_choice, require_not_negative, require_positive, require_whole
 from mmfuse.data.loading.dataset import TableDataset
 from mmfuse.data.tables.table import Table
 from mmfuse.data.transforms import Transform
 from mmfuse.distributed import connect, together
 from mmfuse.model import MultimodalModel
-from mmfuse.training.caching.encode import Encoding
+from mmfuse.training.caching.encode import Encoding, Reading
 from mmfuse.training.caching.fill import fill
 from mmfuse.training.caching.fingerprint import begin_or_compare, fingerprint
 from mmfuse.training.caching.frozen import frozen_encoders, modalities_read_as_tokens, steady_transforms
@@ -34,6 +34,7 @@ def cache_features(  # noqa: PLR0913  flat keywords, as of load_batches and fit
     transforms: Mapping[str, Transform] | None = None,
     batch_size: int = 32,
     workers: int = 0,
+    timeout: float = 300.0,
     on_error: str = "raise",
     max_errors: float | None = None,
     device: torch.device | str | None = None,
@@ -64,6 +65,7 @@ def cache_features(  # noqa: PLR0913  flat keywords, as of load_batches and fit
         transforms: instead of the encoders' own in training; none may be random.
         batch_size: cells that are encoded together.
         workers: processes that read beside the main one.
+        timeout: longest time to wait for a batch of the workers, in seconds; 0: for ever.
         on_error: "raise"; "absent" or "skip": what cannot be read is left out, and ``load_batches`` treats it as its
             own ``on_error`` says.
         max_errors: largest share of the rows with such a cell, as in ``load_batches``.
@@ -72,11 +74,12 @@ def cache_features(  # noqa: PLR0913  flat keywords, as of load_batches and fit
 
     Raises:
         ValueError: an encoder is not frozen, a transform is random, or the folder holds other features.
-        DataError: a cell cannot be read.
+        DataError: a cell cannot be read, or a worker died or hung.
         OSError: the disk is full. What was written is whole, and is used the next time.
     """
     require_whole("cache_features", batch_size=batch_size, workers=workers)
     require_positive("cache_features", batch_size=batch_size)
+    require_not_negative("cache_features", workers=workers, timeout=timeout)
     require_choice("cache_features", "keep", keep, KEEP)
     require_choice("cache_features", "dtype", dtype, DTYPES)
     _require_table(table)
@@ -97,7 +100,7 @@ def cache_features(  # noqa: PLR0913  flat keywords, as of load_batches and fit
             made_of = fingerprint(encoder, steady[name], dtype)
             tokens = begin_or_compare(place, made_of, name in as_tokens)
             encoding = Encoding(name, encoder, datasets[name], device, tokens=tokens, dtype=DTYPES[dtype])
-            fill(encoding, place, batch_size=batch_size, workers=workers, progress=progress)
+            fill(encoding, place, Reading(batch_size, workers, timeout), progress=progress)
             read = CachedTransform(steady[name], place, encoder.dim, DTYPES[dtype], tokens=name in as_tokens)
             cached[name] = CachedEncoder(encoder, read, made_of["encoder"]["weights"])
     encoders = {name: cached.get(name, encoder) for name, encoder in model.encoders.items()}

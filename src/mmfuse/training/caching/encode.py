@@ -2,18 +2,25 @@
 
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from mmfuse.contracts import Features
-from mmfuse.data.errors import DataError
 from mmfuse.data.loading.dataset import TableDataset
-from mmfuse.data.loading.remote import Failure, RemoteTraceback, failure_of
+from mmfuse.data.loading.passes import BatchOrder, Pass
 from mmfuse.data.loading.report import Read
+from mmfuse.data.loading.workers import Workers
 from mmfuse.training.caching.shards import ShardWriter, Stored
+
+
+class Reading(NamedTuple):
+    """How cells are read: so many together, by so many processes beside this one, each with so many seconds."""
+
+    batch_size: int
+    workers: int
+    timeout: float
 
 
 class Encoding:
@@ -45,14 +52,14 @@ class Encoding:
         self.unreadable: dict[str, str] = {}  # why, by the key in hexadecimal digits
 
     def run(
-        self, rows: Sequence[int], keys: Sequence[bytes], writer: ShardWriter, *, batch_size: int, workers: int
+        self, rows: Sequence[int], keys: Sequence[bytes], writer: ShardWriter, reading: Reading
     ) -> Generator[int, None, None]:
         """Encode some rows; yields, after each batch, how many cells it had. ``seconds`` says how long it took."""
         key_of = dict(zip(rows, keys, strict=True))
-        batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+        batches = [list(rows[start : start + reading.batch_size]) for start in range(0, len(rows), reading.batch_size)]
         began, restore = time.perf_counter(), _in_evaluation(self.encoder)
         try:
-            for read in _reads(self.dataset, batches, workers):
+            for read in _reads(self.dataset, batches, reading.workers, reading.timeout):
                 self.dataset.report.add(read)
                 for sample in self._encode(read, [key_of[row] for row in read.rows]):
                     writer.add(sample)
@@ -134,37 +141,32 @@ def _on_cpu(features: Features) -> Features:
     return Features(features.tokens.cpu(), features.mask.cpu(), features.pooled.cpu())
 
 
-class _Batches(Dataset):
-    """The batches of some rows, read when asked for."""
+class _Batches(BatchOrder):
+    """These rows, in this order."""
 
-    def __init__(self, dataset: TableDataset, batches: Sequence[Sequence[int]]) -> None:
-        self.dataset, self.batches = dataset, batches
+    shuffle, seed = False, 0
 
-    def __len__(self) -> int:
-        return len(self.batches)
+    def __init__(self, batches: Sequence[list[int]]) -> None:
+        self._batches = batches
 
-    def __getitem__(self, number: int) -> Read | Failure:
-        try:
-            return self.dataset.read(torch.tensor(self.batches[number]), 0)
-        except DataError as error:
-            if get_worker_info() is None:
-                raise
-            return failure_of(error)  # raised in a worker, its message would arrive inside a traceback
+    @property
+    def identity(self) -> dict[str, Any]:
+        return {}  # nobody goes on in the middle of it: what is stored is not read again
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {}
 
-def _reads(dataset: TableDataset, batches: Sequence[Sequence[int]], workers: int) -> Iterator[Read]:
-    loader = DataLoader(
-        _Batches(dataset, batches),
-        batch_size=None,
-        collate_fn=_as_it_is,
-        num_workers=workers,
-        generator=torch.Generator().manual_seed(0),  # iter() would draw from the global one
-    )
-    for read in loader:
-        if isinstance(read, Failure):
-            raise DataError(read.message) from (RemoteTraceback(read.trace) if read.trace else None)
-        yield read
+    def steps(self, now: Pass) -> int:  # noqa: ARG002
+        return len(self._batches)
+
+    def rows(self, now: Pass) -> Iterator[list[int]]:  # noqa: ARG002
+        return iter(self._batches)
 
 
-def _as_it_is(read: Any) -> Any:
-    return read
+def _reads(dataset: TableDataset, batches: Sequence[list[int]], workers: int, timeout: float) -> Iterator[Read]:
+    """What is read of each batch; a worker that dies or hangs is a DataError that names its rows."""
+    if workers:
+        yield from Workers(dataset, _Batches(batches), workers, timeout=timeout, pin=False).reads(Pass(0))
+    else:
+        yield from (dataset.read(torch.tensor(rows), 0) for rows in batches)

@@ -11,7 +11,7 @@ import torch
 from tqdm import tqdm
 
 from mmfuse.distributed import agree, is_main, rank, world
-from mmfuse.training.caching.encode import Encoding
+from mmfuse.training.caching.encode import Encoding, Reading
 from mmfuse.training.caching.keys import KeyedReader, Keys
 from mmfuse.training.caching.shards import ShardWriter, join_shards
 from mmfuse.training.caching.store import FeatureStore
@@ -19,7 +19,7 @@ from mmfuse.training.caching.stored import read_unreadable
 from mmfuse.training.caching.whole import full_disk, readable, remove_unfinished, write_whole
 
 
-def fill(encoding: Encoding, folder: Path, *, batch_size: int, workers: int, progress: bool) -> None:
+def fill(encoding: Encoding, folder: Path, reading: Reading, *, progress: bool) -> None:
     """Encode the cells of a table whose features are not in ``folder``; with several processes, each its share.
 
     Raises:
@@ -33,7 +33,7 @@ def fill(encoding: Encoding, folder: Path, *, batch_size: int, workers: int, pro
     writer, line = ShardWriter(folder), ""
     total = int(agree([len(cells)])[0])
     bar = tqdm(total=total, desc=encoding.name, unit=" cells", disable=not (progress and is_main() and total))
-    with bar, closing(encoding.run(rows, keys, writer, batch_size=batch_size, workers=workers)) as steps:
+    with bar, closing(encoding.run(rows, keys, writer, reading)) as steps:
         # All processes take each step together: one that has less to do does not wait for the others in silence.
         while done := int(agree([count := next(steps, 0)])[0]):
             if not line and writer.samples:
