@@ -118,7 +118,8 @@ def test_a_run_with_a_bar_says_what_each_epoch_gave_and_where_it_goes_on(tmp_pat
     validation = [random_batch(16, seed=1, known=1.0)]
 
     fit(model_of_vectors(), BATCHES, validation, epochs=1, folder=tmp_path / "run", resume=True)
-    fit(model_of_vectors(), BATCHES, validation, epochs=2, folder=tmp_path / "run", resume=True)
+    with pytest.warns(UserWarning, match="epochs=2 instead of 1"):
+        fit(model_of_vectors(), BATCHES, validation, epochs=2, folder=tmp_path / "run", resume=True)
 
     said = [line for line in capfd.readouterr().err.replace("\r", "\n").splitlines() if ": goes on" in line]
     assert said[0].endswith("run: goes on from the beginning: there is no checkpoint")

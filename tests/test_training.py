@@ -578,7 +578,8 @@ def test_a_run_goes_on_whatever_its_modalities_are_called(tmp_path):
 
     run(1)
 
-    assert len(run(2).epochs) == 2
+    with pytest.warns(UserWarning, match="with other arguments than before: epochs=2 instead of 1"):
+        assert len(run(2).epochs) == 2
 
 
 @pytest.mark.plain
@@ -624,7 +625,8 @@ def test_a_run_that_goes_on_for_more_epochs_has_the_rates_of_a_run_of_as_many(tm
     batches = cut(random_batch(24), [8, 8, 8])
     fit(model_of_vectors(), batches, epochs=1, folder=tmp_path, progress=False)
 
-    more = fit(model_of_vectors(), batches, epochs=3, folder=tmp_path, resume=True, progress=False)
+    with pytest.warns(UserWarning, match="with other arguments than before: epochs=3 instead of 1"):
+        more = fit(model_of_vectors(), batches, epochs=3, folder=tmp_path, resume=True, progress=False)
     whole = fit(model_of_vectors(), batches, epochs=3, progress=False)
 
     assert [row["learning_rate"] for row in more.epochs[1:]] == [row["learning_rate"] for row in whole.epochs[1:]]

@@ -10,6 +10,7 @@ from typing import Any
 
 from mmfuse.distributed import is_main
 from mmfuse.training.checkpoints.checkpoint import Checkpoints
+from mmfuse.training.course import course_of, tell_other_course
 from mmfuse.training.progress import Progress, Restore
 from mmfuse.training.run_record import write_run
 from mmfuse.training.signals import Preempted
@@ -44,6 +45,7 @@ class RunFolder:
         trained = {group["name"]: len(group["params"]) for group in groups}
         fp16 = arguments["precision"] == "fp16"  # a scaler has a state, the others have none
         self._settings = {**{name: arguments[name] for name in HELD}, "fp16": fp16, "trained": trained}
+        self._course: Mapping[str, Any] = {}
 
     @property
     def log(self) -> Path | None:
@@ -64,7 +66,9 @@ class RunFolder:
                 "Pass resume=True to go on with that run, or choose another folder."
             )
         self._require_outermost()
+        self._course = course_of(self._arguments)
         found = self._checkpoints.load(self._parts, self._settings)
+        tell_other_course(str(self._folder), (found or {}).get("course", {}), self._course, stacklevel=4)
         if is_main():
             write_run(self._folder, self._arguments)  # type: ignore[arg-type]
         return None if found is None else self._checkpoints.restore_random
@@ -82,7 +86,9 @@ class RunFolder:
     def save(self, now: Progress) -> None:
         """Keep the state of now; it is written while the run goes on."""
         if self._checkpoints is not None:
-            self._checkpoints.save(now.step, self._parts, {"settings": self._settings}, random=now.random)
+            self._checkpoints.save(
+                now.step, self._parts, {"settings": self._settings, "course": self._course}, random=now.random
+            )
 
     def wait(self) -> None:
         """Wait until all is on the disk."""
