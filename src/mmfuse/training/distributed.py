@@ -1,22 +1,20 @@
 """One step on several processes: the objective as DDP or FSDP2 runs it, its gradients and their norm."""
 
-import inspect
 import zlib
-from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.utils import _pytree as pytree
 
 from mmfuse._checks import require_choice
 from mmfuse.contracts import Batch
 from mmfuse.data.loading.loader import Loader
-from mmfuse.distributed import gather_rows, gather_texts, is_shared_out, local_part, saved_buffers, world
+from mmfuse.distributed import gather_rows, gather_texts, world
 from mmfuse.training.precision import Precision
+from mmfuse.training.replicas import Replicas
 from mmfuse.training.sharding import is_sharded, shard
 
 STRATEGIES = ("auto", "ddp", "fsdp")
@@ -51,48 +49,16 @@ def parallel(objective: nn.Module, strategy: str, precision: Precision) -> nn.Mo
         )
     if strategy == "fsdp":
         return shard(objective, precision)
-    known = inspect.signature(nn.parallel.DistributedDataParallel).parameters
-    travels = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # before torch 2.14
-    # A buffer that is in no state dict is a constant: it need not travel at every step.
-    buffers: Any = {travels: bool(saved_buffers(objective))}
-    return nn.parallel.DistributedDataParallel(
-        objective,
-        # A task or a modality may be missing on this rank, or on all of them: then its parameters get no gradient.
-        find_unused_parameters=True,
-        gradient_as_bucket_view=True,
-        **buffers,
-    )
+    return Replicas(objective)
 
 
 def synchronising(objective: nn.Module, last: bool) -> AbstractContextManager:
     """The context of a forward and backward pass: only the last piece of a step sends gradients."""
     if isinstance(objective, nn.parallel.DistributedDataParallel):
         return nullcontext() if last else objective.no_sync()
-    if hasattr(model := getattr(objective, "model", None), "set_requires_gradient_sync"):
-        model.set_requires_gradient_sync(last)  # type: ignore[union-attr]
+    if is_sharded(objective.model):  # type: ignore[arg-type]
+        objective.model.set_requires_gradient_sync(last)  # type: ignore[union-attr, operator]
     return nullcontext()
-
-
-def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
-    """The norm of all gradients together, as a plain tensor on every process, whether they are sharded or not."""
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    if not (sharded := [gradient for gradient in gradients if is_shared_out(gradient)]):
-        return get_total_norm(gradients)
-    parts = [get_total_norm(sharded).full_tensor()]  # type: ignore[attr-defined]
-    if whole := [gradient for gradient in gradients if not is_shared_out(gradient)]:
-        parts.append(get_total_norm(whole))
-    return torch.linalg.vector_norm(torch.stack(parts))
-
-
-def clip_gradients(parameters: Sequence[nn.Parameter], largest: float, norm: Tensor) -> None:
-    """Scale the gradients in place so that their norm, as :func:`gradient_norm` gives it, is at most ``largest``."""
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    if not any(map(is_shared_out, gradients)):
-        clip_grads_with_norm_(parameters, largest, norm)
-        return
-    factor = (largest / (norm + 1e-6)).clamp(max=1.0)  # as clip_grads_with_norm_, which cannot mix the two kinds
-    for gradient in gradients:
-        local_part(gradient).mul_(factor)
 
 
 def mean_over_processes(losses: dict[str, Tensor]) -> dict[str, Tensor]:
