@@ -24,6 +24,8 @@ from mmfuse.data import (
     write_shards,
 )
 from mmfuse.data.loading.passes import Pass
+from mmfuse.data.shards.index import read_shards
+from mmfuse.data.shards.lengths import member_sizes
 from mmfuse.data.shards.order import Order
 from mmfuse.data.shards.tar import TarReader, split_name
 from mmfuse.evaluation import evaluate, predict
@@ -267,6 +269,82 @@ def test_what_is_left_of_an_epoch_can_be_cut_anew_again_and_again(shuffle):
         assert sorted(used) == list(range(sum(counts)))
 
 
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_samples_of_similar_length_share_a_batch_and_each_comes_once_however_the_epoch_is_cut(shuffle):
+    chance = random.Random(0)
+    for _ in range(40):
+        counts = (1, *(chance.randrange(30) for _ in range(4)))
+        lengths = np.array([float(chance.randrange(5)) for _ in range(sum(counts))])
+        used, cuts = [], ()
+        for _ in range(3):
+            order = Order(counts, chance.randint(1, 4), shuffle, chance.choice([1, 5, 99]), 3, lengths)
+            world = chance.randint(1, 3)
+            passes = [Pass(2, rank, world, cuts) for rank in range(world)]
+            batches = [list(order.rows(now)) for now in passes]
+            assert len({order.steps(now) for now in passes}) == 1
+            for now, rank in zip(passes, batches, strict=True):
+                later = [replace(now, cuts=order.after(now, first)) for first in range(len(rank) + 1)]
+                assert [list(order.rows(then)) for then in later] == [rank[first:] for first in range(len(rank) + 1)]
+            done = chance.randint(0, order.steps(passes[0]))
+            used += [row for rank in batches for batch in rank[:done] for row in batch]
+            cuts = order.after(passes[0], done)
+
+        used += [row for batch in order.rows(Pass(2, cuts=cuts)) for row in batch]
+
+        assert sorted(used) == list(range(sum(counts)))
+
+
+def test_little_is_padding_where_shards_are_read_by_length():
+    noise = np.random.default_rng(0).normal(size=8000)
+    lengths = np.clip(np.exp(np.log(325) + 0.7 * noise), 25, 1500).round()  # sounds of MOSEI, in frames
+
+    def shares(given):
+        order = Order((1000,) * 8, 32, True, 1000, 0, given)
+        ranks = [list(order.rows(Pass(1, rank, 2))) for rank in range(2)]
+        longest = np.array([[lengths[rows].max() for rows in rank] for rank in ranks])
+        rows = np.array([[len(rows) for rows in rank] for rank in ranks])
+        return (
+            1 - lengths.sum() / (rows * longest).sum(),
+            np.corrcoef(longest)[0, 1],
+            np.corrcoef(longest[0], np.arange(125)),
+        )
+
+    (plain, _, _), (sorted_, alike, by_step) = shares(None), shares(lengths)
+
+    assert plain > 0.6
+    assert sorted_ < 0.06
+    assert alike > 0.9  # both ranks have long samples at the same step
+    assert abs(by_step[0, 1]) < 0.3  # and the steps are shuffled
+
+
+def test_lengths_are_the_sizes_of_members_and_go_by_weights_functions_or_numbers(tmp_path):
+    write_numbers(tmp_path / "s", counts=(5, 3))
+    model = make_reader()
+    numbers = np.arange(8)
+    texts = np.array([len(f"text {i}") if i % 3 else 0 for i in range(8)])
+
+    def lengths(by):
+        return load_shards(tmp_path / "s", model, bucket_by=by)._order.lengths.tolist()
+
+    assert lengths("text") == texts.tolist()
+    assert lengths({"text": 2, "number": 0.5}) == (2 * texts + 0.5).tolist()
+    assert lengths(lambda sizes: sizes["text"] ** 2) == (texts**2).tolist()
+    assert lengths(numbers) == numbers.tolist()
+    assert member_sizes(read_shards([tmp_path / "s" / "train-000000.tar"]), {"kind": [("label",)]})[
+        "kind"
+    ].tolist() == [len(json.dumps({"label": ["even", "odd"][i % 2]})) for i in range(5)]
+    with pytest.raises(ValueError, match=r"bucket_by=...\): unknown modality 'txt'. Expected one of .*mean 'text'"):
+        lengths("txt")
+    with pytest.raises(
+        ValueError,
+        match=r"bucket_by lengths of shape \(2,\), 1 of them not finite. Expected a finite .* each of 8 samp",
+    ):
+        lengths([1.0, float("nan")])
+    other = load_shards(tmp_path / "s", model, train=True, batch_size=2, bucket_by="number")
+    with pytest.raises(ValueError, match="cannot go on in the middle of epoch 0: it got lengths=[0-9]+ for None"):
+        other.start(load_shards(tmp_path / "s", model, train=True, batch_size=2).position(1))
+
+
 def test_epochs_and_seeds_differ_and_repeat():
     orders = {
         (seed, epoch): list(Order((40, 40, 40), 8, True, 16, seed).rows(Pass(epoch)))
@@ -405,6 +483,29 @@ def test_going_on_reads_no_sample_that_was_handed_out(tmp_path, monkeypatch):
     batches = list(loader)
 
     assert len({name[:6] for name in read}) == sum(len(batch.inputs["number"].present) for batch in batches) == 12
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_by_length_go_on_bit_for_bit_and_keep_memory(tmp_path, workers):
+    folder = tmp_path / "s"
+    folder.mkdir()
+    for shard in range(3):
+        names = [f"{shard}{i:03d}" for i in range(20)]
+        cells = [(f"{name}.txt", b"a" * random.Random(name).randrange(1, 90)) for name in names]
+        write_tar(folder / f"{shard}.tar", cells)
+    model = make_reader(text=lambda random: Text())
+    options = {"columns": {"label": None}, "batch_size": 4, "buffer": 18, "workers": workers}
+    whole, resumed, plain = (
+        load_shards(folder, model, train=True, bucket_by=by, **options) for by in ("text", {"text": 2.5}, None)
+    )
+
+    plain_batches, batches = list(plain), list(whole)
+    resumed.start(json.loads(json.dumps({**whole.position(7), "order": resumed.position(0)["order"]})))
+
+    assert_same_batches(list(resumed), batches[7:])
+    assert len(plain_batches) == len(batches)
+    assert whole.padding["total"] < 0.6 * plain.padding["total"]
+    assert whole.dataset.most_held <= 20  # the buffer, in whole batches
 
 
 # Memory
@@ -822,7 +923,10 @@ def test_answers_have_the_keys_of_their_samples(tmp_path):
     model = make_model().eval()
 
     alone = predict(model, load_shards(tmp_path / "shards", model, batch_size=2, on_error="skip"))
+    by_length = predict(model, load_shards(tmp_path / "shards", model, batch_size=2, on_error="skip", bucket_by="text"))
 
+    assert [row["key"] for row in by_length] == [row["key"] for row in alone]
+    assert [row["kind_predicted"] for row in by_length] == [row["kind_predicted"] for row in alone]
     assert [row["key"] for row in alone] == [f"{i:09d}" for i in range(12)]
     assert [row["key"] for row in alone if row["kind_predicted"] is None] == ["000000009"]
     assert {row["shard"] for row in alone} == {path.name for path in (tmp_path / "shards").glob("*.tar")}

@@ -89,10 +89,9 @@ def _skipped(batches: Any) -> list[int]:
 
 def _of_all_processes(named: list[dict[str, Any]], rows: Sequence[int]) -> list[dict[str, Any]]:
     """What names the rows of all processes, in their order."""
-    if world() == 1:
-        return named
-    own = json.dumps(list(zip(rows, named, strict=False)))  # after the named ones only blank rows come
-    found = [pair for text in gather_texts(own) for pair in json.loads(text)]
+    found = list(zip(rows, named, strict=False))  # after the named ones only blank rows come
+    if world() > 1:
+        found = [pair for text in gather_texts(json.dumps(found)) for pair in json.loads(text)]
     return [cells for _, cells in sorted(found, key=operator.itemgetter(0))]
 
 

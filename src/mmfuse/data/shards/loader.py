@@ -2,17 +2,20 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mmfuse._checks import require_known_names, require_positive, require_whole
 from mmfuse.data.errors import DataError
 from mmfuse.data.loading.chosen import transforms_of
+from mmfuse.data.loading.lengths import BucketBy
 from mmfuse.data.loading.loader import Loader
 from mmfuse.data.loading.mixup import Mixup, require_training
 from mmfuse.data.shards.cells import Columns, names_of, require_column
 from mmfuse.data.shards.dataset import ShardDataset, columns_of
 from mmfuse.data.shards.index import find_shards, read_shards
+from mmfuse.data.shards.lengths import lengths_of
 from mmfuse.data.shards.order import Order
 from mmfuse.data.transforms import Transform
 
@@ -24,6 +27,7 @@ def load_shards(  # noqa: PLR0913  flat keywords, as of load_batches
     columns: Columns | None = None,
     train: bool = False,
     batch_size: int = 32,
+    bucket_by: BucketBy | None = None,
     workers: int = 0,
     seed: int = 0,
     buffer: int = 1000,
@@ -52,6 +56,9 @@ def load_shards(  # noqa: PLR0913  flat keywords, as of load_batches
             turn, and None says that there is none.
         train: shuffle shards, and samples in the buffer, in every epoch; augment where the transforms do.
         batch_size: samples in a batch on each rank; the last ones may be smaller.
+        bucket_by: put samples of the buffer that are alike into a batch: by one modality, ``"audio"``, by several,
+            ``{"audio": 1, "text": 10}``, by a function of the lengths, or by a number for each sample. A length is the
+            size of the modality's members in bytes, which the headers say; all of them are read for it beforehand.
         workers: processes that read beside the main one. Each skips what the others read by its headers.
         seed: of order, augmentation and mixing.
         buffer: samples that are shuffled together: as many are in memory, as they are in the shard. Choose several
@@ -81,6 +88,9 @@ def load_shards(  # noqa: PLR0913  flat keywords, as of load_batches
         require_column(column, names[column], known)
 
     order = Order(tuple(shard.samples for shard in found), int(batch_size), train, int(buffer), int(seed))
+    if bucket_by is not None:
+        sizes = {name: [names[column] for column in columns_of(name, chosen[name])] for name in chosen}
+        order = replace(order, lengths=lengths_of(found, sizes, bucket_by))
     _tell(sum(shard.passed_over for shard in found))
     errors = {"on_error": on_error, "max_errors": max_errors, "check_finite": check_finite}
     dataset = ShardDataset(found, names, order, chosen, model.tasks, max_bytes=max_bytes, errors=errors)

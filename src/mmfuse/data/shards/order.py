@@ -5,6 +5,9 @@ of the samples that follow each other. The run is cut into windows of ``buffer``
 So every sample comes once, all ranks make equally many steps, no state has to be kept to go on in the middle, and no
 number of workers changes it. What is left of an epoch is cut anew in the same way: the places in the circle that were
 not used are a few stretches of it, since windows come one after the other.
+
+Where lengths are known, the samples of a window are sorted by them and cut into batches, and these are shuffled: alike
+on all ranks, so that these have batches of similar length at the same step.
 """
 
 import math
@@ -12,12 +15,15 @@ import random
 import zlib
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from mmfuse.data.loading.passes import BatchOrder, Pass
+from mmfuse.data.shards.circle import Circle, Stretch, joined
 
 
 class Window(NamedTuple):
@@ -25,13 +31,6 @@ class Window(NamedTuple):
 
     start: int
     shuffled: list[int]  # the positions of these samples, in the order in which they come out
-
-
-class Stretch(NamedTuple):
-    """Places of the circle that follow each other."""
-
-    start: int
-    stop: int
 
 
 @dataclass(frozen=True)
@@ -44,6 +43,7 @@ class Order(BatchOrder):
         shuffle: an order of its own in every epoch; else that of the shards.
         buffer: samples that are shuffled together.
         seed: of the shuffling.
+        lengths: float (sample,); those of a window that are alike share a batch. None: as they were shuffled.
     """
 
     counts: tuple[int, ...]
@@ -51,6 +51,7 @@ class Order(BatchOrder):
     shuffle: bool
     buffer: int
     seed: int
+    lengths: Any = field(default=None, compare=False)
 
     @cached_property
     def total(self) -> int:
@@ -61,12 +62,20 @@ class Order(BatchOrder):
     def identity(self) -> dict[str, Any]:
         """The shards, and how they are shuffled."""
         counts = zlib.crc32(repr(self.counts).encode())
-        return {"samples": self.total, "counts": counts, "shuffle": self.shuffle, "seed": self.seed}
+        found = {"samples": self.total, "counts": counts, "shuffle": self.shuffle, "seed": self.seed}
+        return found if self.lengths is None else {**found, "lengths": zlib.crc32(self.lengths.tobytes())}
 
     @property
     def settings(self) -> dict[str, Any]:
         """The size of a batch, and of the buffer."""
         return {"batch_size": self.batch_size, "buffer": self.buffer}
+
+    @property
+    def reach(self) -> int:
+        """Samples of a window."""
+        if self.lengths is not None:
+            return math.ceil(self.buffer / self.batch_size) * self.batch_size
+        return self.buffer if self.shuffle else self.batch_size
 
     def steps(self, now: Pass) -> int:
         """Batches of each rank in a pass."""
@@ -80,7 +89,7 @@ class Order(BatchOrder):
         """What one rank reads in a pass."""
         left = [Stretch(0, self.total)]
         for number, cut in enumerate(now.cuts):
-            then = Order(self.counts, cut["batch_size"], self.shuffle, cut["buffer"], self.seed)
+            then = replace(self, batch_size=cut["batch_size"], buffer=cut["buffer"])
             if number + 1 == len(now.cuts) and (then, cut["world"]) == (self, now.world):
                 return Run(self, now.epoch, left, now.rank, now.world, first=cut["batches"], key=number)
             runs = (Run(then, now.epoch, left, rank, cut["world"], key=number) for rank in range(cut["world"]))
@@ -119,7 +128,7 @@ class Run:
         self._order = order
         self._first = first
         self._key = (epoch, "window", key, rank)
-        self._circle = Circle(order, epoch)
+        self._circle = Circle(order.counts, order.random(epoch, "shards") if order.shuffle else None)
         self._stretches = stretches
         self._ends = list(accumulate(stretch.stop - stretch.start for stretch in stretches))
         total = self._ends[-1] if self._ends else 0
@@ -167,12 +176,24 @@ class Run:
 
     def window(self, position: int) -> Window:
         """The window of a position."""
-        size = self._order.buffer if self._order.shuffle else self._order.batch_size
+        size = self._order.reach
         number = position // size
         shuffled = list(range(number * size, min((number + 1) * size, self.samples)))
         if self._order.shuffle:
             self._order.random(*self._key, number).shuffle(shuffled)
-        return Window(number * size, shuffled)
+        return Window(number * size, shuffled if self._order.lengths is None else self._alike(shuffled, number))
+
+    def _alike(self, positions: list[int], number: int) -> list[int]:
+        """Batches of similar length; a smaller one, with which the run ends, stays the last."""
+        size = self._order.batch_size
+        by_length = np.argsort(self._order.lengths[list(map(self.row, positions))], kind="stable").tolist()
+        batches = [by_length[start : start + size] for start in range(0, len(by_length), size)]
+        if self._order.shuffle:
+            epoch, _, key, _ = self._key  # without the rank
+            last = batches.pop() if len(batches[-1]) < size else []
+            self._order.random(epoch, "batches", key, number).shuffle(batches)
+            batches.append(last)
+        return [positions[place] for batch in batches for place in batch]
 
     def batch_of(self, output: int) -> int:
         """The batch of the sample that comes out at this place in the run."""
@@ -194,41 +215,3 @@ class Run:
     def _place(self, position: int) -> int:
         turn = bisect_right(self._ends, position + self._start)
         return self._stretches[turn].stop - (self._ends[turn] - position - self._start)
-
-
-class Circle:
-    """All samples of an epoch: the shards in their order, entered somewhere, the first after the last."""
-
-    def __init__(self, order: Order, epoch: int) -> None:
-        self._shards, self._start = list(range(len(order.counts))), 0
-        if order.shuffle:
-            chance = order.random(epoch, "shards")
-            chance.shuffle(self._shards)
-            # Somewhere in a shard: windows begin elsewhere in each epoch, so that others meet in them.
-            self._start = chance.randrange(order.total)
-        self._turns = {shard: turn for turn, shard in enumerate(self._shards)}
-        self._ends = list(accumulate(order.counts[shard] for shard in self._shards))  # in the order of the epoch
-        self._sums = list(accumulate(order.counts))  # in the order of the shards
-
-    def row(self, place: int) -> int:
-        """The number of a sample among all samples."""
-        place = (place + self._start) % self._sums[-1]
-        turn = bisect_right(self._ends, place)
-        return self._sums[self._shards[turn]] - self._ends[turn] + place
-
-    def place(self, row: int) -> int:
-        """The place of a sample."""
-        shard = bisect_right(self._sums, row)
-        return (self._ends[self._turns[shard]] - self._sums[shard] + row - self._start) % self._sums[-1]
-
-
-def joined(stretches: Iterator[Stretch]) -> list[Stretch]:
-    """The same places in their order, in as few stretches as there can be."""
-    ordered = sorted(stretches)
-    if not ordered:
-        return []
-    gaps = [i for i, (one, other) in enumerate(pairwise(ordered), start=1) if one.stop < other.start]
-    return [
-        Stretch(ordered[first].start, ordered[last - 1].stop)
-        for first, last in zip([0, *gaps], [*gaps, len(ordered)], strict=True)
-    ]
