@@ -31,6 +31,9 @@ class Mixup:
       the sample's own make up the share :math:`\lambda`, or more if the partner's are short;
     - whatever has a transform with ``mix(first, second, share) -> Input``: as that says.
 
+    A partner is a sample of the same batch of the same process, so that no sample is read twice. With another number of
+    processes, or another size of batches, partners are others; coefficients are not.
+
     Zhang et al., 2018, https://arxiv.org/abs/1710.09412 (mixup); Hao et al., 2023, https://arxiv.org/abs/2206.08358
     (MixGen, which joins texts and mixes images).
 
@@ -52,10 +55,7 @@ class Mixup:
         key: Sequence[Hashable],
         rows: Sequence[int],
     ) -> Batch:
-        """The mixed batch. The coefficient of a sample is a function of ``key`` and its row, its partner of all rows.
-
-        So coefficients do not depend on the number of ranks; a partner is one of the samples that the rank itself has.
-        """
+        """The mixed batch: a coefficient is a function of ``key`` and the row of its sample, a partner of all rows."""
         partner = draw_partners(batch, random.Random(repr(("mixup", *key, list(rows)))))
         drawn = [self._draw(*key, row) for row in rows] if self.each_row else [self._draw(*key, *rows)] * len(rows)
         share = torch.tensor(drawn).where(partner != torch.arange(len(rows)), 1.0)
