@@ -553,6 +553,41 @@ def test_a_video_is_measured_by_its_packets(tmp_path):
     assert "png" in report.table.modalities[0].previews[0]
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_damage_inside_of_sounds_and_videos_is_found_by_decoding_them(tmp_path, workers):
+    av = pytest.importorskip("av")
+    noise = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
+    with av.open(str(tmp_path / "good.mp4"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for i in range(20):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.roll(noise, i, 0), format="rgb24")))
+        container.mux(stream.encode(None))
+    soundfile.write(tmp_path / "good.flac", np.random.default_rng(0).normal(0, 0.1, 32_000), 16_000)
+    for name in ("good.mp4", "good.flac"):
+        data = bytearray((tmp_path / name).read_bytes())
+        data[len(data) // 2 : len(data) // 2 + 200] = bytes(200)
+        (tmp_path / name.replace("good", "bad")).write_bytes(data)
+    sound = (np.zeros(100), 16_000)
+    table = read_table(
+        [
+            {"clip": str(tmp_path / "good.mp4"), "sound": str(tmp_path / "good.flac")},
+            {"clip": str(tmp_path / "bad.mp4"), "sound": {"bytes": (tmp_path / "bad.flac").read_bytes()}},
+            {"clip": np.zeros((3, 3, 8, 8), np.uint8), "sound": sound},
+        ],
+        outside=True,
+    )
+    how = {"clip": "video", "sound": "audio"}
+
+    headers, report = (inspect(table, how, decode=decode, workers=workers) for decode in (False, True))
+
+    assert of(headers, "unreadable") == []
+    assert of(report, "unreadable") == [("the list", "clip", [1]), ("the list", "sound", [1])]
+    details = [detail for finding in report.findings for detail in finding.details]
+    assert any("The video is damaged after" in detail for detail in details)
+    assert any("The sound is damaged after" in detail and "Copy or download it again" in detail for detail in details)
+
+
 def test_a_dataset_that_raises_is_reported_and_does_not_stop():
     class Broken(torch.utils.data.Dataset):
         def __len__(self):

@@ -32,6 +32,7 @@ def inspect(  # noqa: PLR0913  flat keywords: what to look at, and how much of i
     group: str | None = None,
     id: str | None = None,
     sample: int | None = 2000,
+    decode: bool = False,
     workers: int = 0,
     seed: int = 0,
 ) -> DataReport:
@@ -57,6 +58,8 @@ def inspect(  # noqa: PLR0913  flat keywords: what to look at, and how much of i
         group: a column whose cells should not be in two tables (one speaker, one patient).
         id: a column whose cells should all be different.
         sample: of how many rows, drawn at random, the values of a modality are opened; None: of all.
+        decode: decode the sounds and videos that are opened to their end, for damage that no header tells of (FLAC,
+            MPEG-4 and H.264 tell all of it, MP3, Ogg and VP8 little); images always are.
         workers: threads that read files, for slow disks. Results do not depend on their number.
         seed: of the sample.
 
@@ -68,6 +71,7 @@ def inspect(  # noqa: PLR0913  flat keywords: what to look at, and how much of i
     require_positive("inspect", sample=1 if sample is None else sample)
     named = {name: replace(other, name=_name(name, other)) for name, other in (against or {}).items()}
     modalities, labels = make_plan(table, how)
+    modalities = [replace(modality, whole=decode) for modality in modalities]
     tables = [table, *named.values()]
     for each in tables:
         for column in [c for part in modalities for c in part.columns] + [c for c in (group, id) if c is not None]:

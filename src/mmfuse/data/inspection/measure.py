@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from mmfuse.data.inspection.damage import require_whole
 from mmfuse.data.inspection.plan import Modality
 from mmfuse.data.transforms._arrays import MAX_BYTES, read_array, read_steps
 from mmfuse.data.transforms._decode_audio import Limits, decode
@@ -28,6 +29,8 @@ def measure(value: Any, modality: Modality) -> Measured:
     """
     known = MEASURES.get(modality.kind)
     found = known(value, modality.transform) if known else {}
+    if modality.whole:
+        require_whole(value, modality.kind)
     if modality.transform is not None:
         found |= _try_transform(value, modality)
     return found

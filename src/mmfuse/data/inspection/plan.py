@@ -24,6 +24,7 @@ class Modality:
     transform: Any = None  # None: only headers are read, and what finds damage
     numbers: tuple[str, ...] = ()
     categories: Mapping[str, Sequence[str] | None] = field(default_factory=dict)  # those that are known, if any are
+    whole: bool = False  # sounds and videos are decoded to their end
 
     @property
     def takes_path(self) -> bool:
