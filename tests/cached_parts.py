@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
@@ -14,6 +15,7 @@ from mmfuse.data.transforms import FeatureTransform
 from mmfuse.encoders import ProjectionEncoder
 from mmfuse.fusion import FUSIONS
 from mmfuse.tasks import Classification
+from mmfuse.training import cache_features
 
 DIM = 6
 
@@ -138,3 +140,19 @@ def make_parts(*, fusion="Concat", gaps=False, freeze=True):
         encoders["sensor"].requires_grad_(False)
     dims = dims_of(encoders)
     return MultimodalModel(encoders, FUSIONS[fusion](dims, 8), {"kind": Classification(8, ["kind0", "kind1", "kind2"])})
+
+
+def cache(model, table, folder, **options):
+    return cache_features(model, table, folder, progress=False, **options)
+
+
+def calls(model):
+    return {name: encoder.calls for name, encoder in model.encoders.items() if hasattr(encoder, "calls")}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

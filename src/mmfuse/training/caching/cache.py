@@ -1,23 +1,26 @@
 """Frozen encoders are run once: their features go into files, and a model that reads these is trained."""
 
 import re
+import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from mmfuse._checks import require_choice, require_not_negative, require_positive, require_whole
 from mmfuse.data.loading.dataset import TableDataset
 from mmfuse.data.tables.table import Table
 from mmfuse.data.transforms import Transform
-from mmfuse.distributed import connect, together
+from mmfuse.distributed import connect, is_main, together
 from mmfuse.model import MultimodalModel
 from mmfuse.training.caching.encode import Encoding, Reading
 from mmfuse.training.caching.fill import fill
 from mmfuse.training.caching.fingerprint import begin_or_compare, fingerprint
-from mmfuse.training.caching.frozen import frozen_encoders, modalities_read_as_tokens, steady_transforms
+from mmfuse.training.caching.frozen import frozen_encoders, left_out, modalities_read_as_tokens, steady_transforms
 from mmfuse.training.caching.stored import CachedEncoder, CachedTransform
+from mmfuse.training.caching.turns import filling
 
 KEEP = (None, "tokens", "pooled")
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -51,7 +54,7 @@ def cache_features(  # noqa: PLR0913  flat keywords, as of load_batches and fit
 
     Features belong to the content of a cell, whatever row or path it has: what is stored already is not encoded again,
     an interrupted run goes on where it was, and several tables may share a folder. Under ``torchrun`` the processes
-    share the work.
+    share the work; a run that finds another one at work waits for it.
 
     Args:
         model: moved to ``device``. What is cached must be frozen, and answers as in evaluation.
@@ -73,7 +76,7 @@ def cache_features(  # noqa: PLR0913  flat keywords, as of load_batches and fit
         progress: say beforehand what it takes and saves, and show a bar.
 
     Raises:
-        ValueError: an encoder is not frozen, a transform is random, or the folder holds other features.
+        ValueError: an encoder is not frozen, a transform is random, or the folder holds other features or damaged ones.
         DataError: a cell cannot be read, or a worker died or hung.
         OSError: the disk is full. What was written is whole, and is used the next time.
     """
@@ -93,10 +96,14 @@ def cache_features(  # noqa: PLR0913  flat keywords, as of load_batches and fit
     as_tokens = set(chosen) if keep == "tokens" else modalities_read_as_tokens(model)
     _require_tokens(keep, as_tokens & set(chosen))
     cached: dict[str, CachedEncoder] = {}
-    with together():
+    if progress and is_main():
+        for name, reason in left_out(model, chosen).items():
+            tqdm.write(f"{name}: not cached, {reason}.", file=sys.stderr)
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    with together(), filling(Path(folder)):
         for name, encoder in chosen.items():
             place = Path(folder) / _folder_of(name)
-            place.mkdir(parents=True, exist_ok=True)
+            place.mkdir(exist_ok=True)
             made_of = fingerprint(encoder, steady[name], dtype)
             tokens = begin_or_compare(place, made_of, name in as_tokens)
             encoding = Encoding(name, encoder, datasets[name], device, tokens=tokens, dtype=DTYPES[dtype])

@@ -16,6 +16,7 @@ from mmfuse.training.caching.keys import KeyedReader, Keys
 from mmfuse.training.caching.shards import ShardWriter, join_shards
 from mmfuse.training.caching.store import FeatureStore
 from mmfuse.training.caching.stored import read_unreadable
+from mmfuse.training.caching.verify import note_whole, verify_touched
 from mmfuse.training.caching.whole import full_disk, readable, remove_unfinished, write_whole
 
 
@@ -25,13 +26,17 @@ def fill(encoding: Encoding, folder: Path, reading: Reading, *, progress: bool) 
     Raises:
         DataError: a cell cannot be read, and the dataset says that this is an error.
         OSError: the disk is full.
+        ValueError: a shard is not as it was written.
     """
     for place in (folder, folder.parent):
         remove_unfinished(place)
+    verify_touched(folder)
     cells = _missing(encoding, folder)
     rows, keys = [cell.row for cell in cells], [cell.key for cell in cells]
     writer, line = ShardWriter(folder), ""
     total = int(agree([len(cells)])[0])
+    if progress and is_main() and not total:
+        tqdm.write(f"{encoding.name}: the features of all cells are in {folder} already.", file=sys.stderr)
     bar = tqdm(total=total, desc=encoding.name, unit=" cells", disable=not (progress and is_main() and total))
     with bar, closing(encoding.run(rows, keys, writer, reading)) as steps:
         # All processes take each step together: one that has less to do does not wait for the others in silence.
@@ -49,6 +54,7 @@ def fill(encoding: Encoding, folder: Path, reading: Reading, *, progress: bool) 
     agree([0.0])  # all shards are there
     if is_main():
         join_shards(folder)
+        note_whole(folder)
     agree([0.0])
 
 
@@ -86,7 +92,7 @@ class _Cell(NamedTuple):
 
 
 def _plan(encoding: Encoding, folder: Path, cells: int, size: float, seconds: float) -> str:
-    """One line with two numbers: what a sample takes on the disk, and the time that encoding it takes.
+    """One line: what a sample takes on the disk, the time that encoding takes, and how fast reading must be to win.
 
     Args:
         encoding: of one modality.
@@ -105,7 +111,8 @@ def _plan(encoding: Encoding, folder: Path, cells: int, size: float, seconds: fl
     return (
         f"{encoding.name}: {readable(size / cells)} a sample ({what}, {encoding.dtype}), {readable(size)} for {cells} "
         f"of them, {readable(free)} are free. Encoding takes {_duration(seconds / cells)} a sample, "
-        f"{_duration(seconds)} in all: every later epoch over them saves so much."
+        f"{_duration(seconds)} in all: every later epoch over them saves so much, less the time to read them, which "
+        f"pays from {readable(size / seconds)} a second on."
     )
 
 

@@ -50,6 +50,11 @@ def frozen_encoders(model: MultimodalModel, modalities: Collection[str] | None) 
     return {name: model.encoders[name] for name in names}
 
 
+def left_out(model: MultimodalModel, chosen: Collection[str]) -> dict[str, str]:
+    """Why the other encoders are not cached."""
+    return {name: _why_not(encoder) for name, encoder in model.encoders.items() if name not in chosen}
+
+
 def steady_transforms(encoders: Mapping[str, Any], given: Mapping[str, Transform]) -> dict[str, Any]:
     """The transform of each encoder in training, or the given one; ValueError if one is random."""
     require_known_names("cache_features(transforms=...)", given, encoders, "modality")
@@ -87,6 +92,12 @@ def modalities_read_as_tokens(model: MultimodalModel) -> set[str]:
     tokens = [part.tokens for part in features.values()]
     gradients = torch.autograd.grad([end.sum() for end in ends], tokens, allow_unused=True) if ends else [None] * 99
     return {name for name, gradient in zip(features, gradients, strict=False) if gradient is not None}
+
+
+def _why_not(encoder: nn.Module) -> str:
+    if learning := _learning(encoder):
+        return f"{len(learning)} of its parameters learn"
+    return "not asked for" if any(True for _ in encoder.parameters()) else "it has no parameters"
 
 
 def _learning(encoder: nn.Module) -> list[str]:

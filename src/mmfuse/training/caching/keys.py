@@ -4,16 +4,17 @@ import hashlib
 import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mmfuse._files import read_tensors
+from mmfuse._files import CorruptCheckpointError, read_tensors
 from mmfuse.data.loading.reading import CellReader
 from mmfuse.training.caching.content import SIMPLE, put, put_content
-from mmfuse.training.caching.whole import write_whole
+from mmfuse.training.caching.whole import write_note
 
 SIZE = 16  # bytes of a key: two of a billion cells are alike by chance once in 10**20 times
 _PIECE = 1 << 20
@@ -36,11 +37,11 @@ class Keys:
         self._known: dict[bytes, tuple[tuple[int, ...], bytes]] = {}
         self._news = False
         for path in folder.glob("files-*.safetensors"):
-            tensors = read_tensors(path)
-            rows = zip(
-                _split(tensors["paths"]), map(tuple, tensors["stats"].tolist()), _split(tensors["keys"]), strict=True
-            )
-            self._known |= {name: (stats, key) for name, stats, key in rows}
+            with suppress(CorruptCheckpointError, KeyError, ValueError):  # files are read again, then
+                tensors = read_tensors(path)
+                paths, keys = _split(tensors["paths"]), _split(tensors["keys"])
+                stats = map(tuple, tensors["stats"].tolist())
+                self._known |= dict(zip(paths, zip(stats, keys, strict=True), strict=True))
 
     def of(self, value: Any) -> bytes:
         """The key of what a transform is given.
@@ -65,12 +66,12 @@ class Keys:
             "stats": torch.tensor([stats for stats, _ in found], dtype=torch.int64).reshape(-1, 4),
             "keys": _joined([key for _, key in found]),
         }
-        write_whole(self._path, tensors)
+        write_note(self._path, tensors)
         self._news = False
 
     def _file(self, path: Path) -> bytes:
         name = hashlib.blake2b(os.fsencode(path), digest_size=SIZE).digest()
-        stats = _stats(path)
+        stats = stats_of(path)
         if (known := self._known.get(name)) is not None and known[0] == stats:
             return known[1]
         digest = hashlib.blake2b(b"file " + path.suffix.lower().encode(), digest_size=SIZE)
@@ -78,7 +79,7 @@ class Keys:
             while piece := file.read(_PIECE):
                 digest.update(piece)
         key = digest.digest()
-        if stats == _stats(path) and time.time_ns() - max(stats[1:3]) > _SETTLED:
+        if stats == stats_of(path) and time.time_ns() - max(stats[1:3]) > _SETTLED:
             self._known[name], self._news = (stats, key), True
         return key
 
@@ -124,7 +125,8 @@ def _size(value: Any) -> int:
     return len(value) if hasattr(value, "__len__") else 0
 
 
-def _stats(path: Path) -> tuple[int, int, int, int]:
+def stats_of(path: Path) -> tuple[int, int, int, int]:
+    """What tells that somebody has written to a file: size, time of writing, time of any change, inode."""
     now = os.stat(path)
     return now.st_size, now.st_mtime_ns, now.st_ctime_ns, now.st_ino & (2**63 - 1)
 

@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mmfuse._files import hash_file, hash_tensors
+from mmfuse._files import hash_tensors
 from mmfuse.training.caching.keys import SIZE
 from mmfuse.training.caching.whole import write_whole
 
 BYTES = 2**28  # in a shard
 SECONDS = 60.0  # after so long, what there is becomes a shard: so much work may be lost
-_DIGITS = 16  # of the hash that names a shard
+DIGITS = 16  # of the hash that names a shard
 
 
 class Stored(NamedTuple):
@@ -77,8 +77,8 @@ def as_tensors(samples: Sequence[Stored]) -> dict[str, Tensor]:
 
 
 def write_shard(folder: Path, tensors: dict[str, Tensor]) -> Path:
-    """Write a shard. Its name holds a hash of the file, by which :func:`verify_features` sees what was damaged."""
-    path = folder / f"shard-{hash_tensors(tensors)['sha256'][:_DIGITS]}.safetensors"
+    """Write a shard. Its name holds a hash of the file, by which ``verify_features`` sees what was damaged."""
+    path = folder / f"shard-{hash_tensors(tensors)['sha256'][:DIGITS]}.safetensors"
     write_whole(path, tensors)
     return path
 
@@ -117,26 +117,6 @@ def _require_shapes(tensors: dict[str, Tensor], dim: int | None, dtype: torch.dt
         raise ValueError(f"its values are {values.dtype} of shape {tuple(values.shape)}, not (row, {dim}) of {dtype}")
     if wrong or bool((lengths < 0).any()) or int(lengths.sum()) + count != len(values):
         raise ValueError(f"its tensors {wrong or ['values', 'lengths']} do not belong together")
-
-
-def verify_features(folder: str | Path) -> None:
-    """Read every shard below a folder and compare it with its hash. Takes as long as reading the files does.
-
-    Raises:
-        ValueError: shards are not as they were written, and the message names them; or there is none.
-    """
-    shards = sorted(Path(folder).rglob("shard-*.safetensors"))
-    if not shards:
-        raise ValueError(
-            f"verify_features found no features in {folder}. Expected the folder that cache_features was given. Check "
-            "the path."
-        )
-    bad = [p for p in shards if hash_file(p)["sha256"][:_DIGITS] not in p.name]
-    if bad:
-        raise ValueError(
-            f"{len(bad)} shards of features are not as they were written: {', '.join(map(str, bad[:5]))}. Expected "
-            "the hash in their names. Delete them, and cache_features encodes again what was in them."
-        )
 
 
 def join_shards(folder: Path) -> None:

@@ -1,6 +1,6 @@
 """The features of one modality: where those of each cell are, and whole batches of them from memory-mapped shards."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,8 @@ class FeatureStore:
     """
 
     def __init__(self, folder: Path, dim: int, dtype: torch.dtype) -> None:
-        self.dim, self.dtype = dim, dtype
-        self.paths = shards_of(folder)
-        shards = [read_shard(path, dim, dtype) for path in self.paths]
+        paths, shards = _all_shards(folder, dim, dtype)
+        self._mapped = _Mapped(paths, shards, dim, dtype)
         counts = [len(shard["lengths"]) for shard in shards]
         self.lengths = _joined([shard["lengths"].long() for shard in shards])
         self.present = _joined([shard["present"] for shard in shards]).bool()
@@ -53,18 +52,16 @@ class FeatureStore:
         there, at = places >= 0, places.clamp_min(0)
         if not len(self):
             nothing = torch.zeros_like(places)
-            return RowFeatures([], self.dim, self.dtype, nothing, nothing, nothing, there)
+            return RowFeatures(self._mapped, nothing, nothing, nothing, there)
         shard, start, length = (part[at].where(there, 0) for part in (self.shard, self.starts, self.lengths))
-        return RowFeatures(self.paths, self.dim, self.dtype, shard, start, length, there & self.present[at])
+        return RowFeatures(self._mapped, shard, start, length, there & self.present[at])
 
 
 class RowFeatures:
     """The features of the rows of a table, in memory-mapped shards.
 
     Args:
-        paths: the shards.
-        dim: width of the features.
-        dtype: of the stored numbers.
+        mapped: the shards.
         shard: in which of them the features of each row are.
         start: the first of its rows there, which is the pooled vector.
         length: how many tokens follow it.
@@ -73,17 +70,14 @@ class RowFeatures:
 
     def __init__(
         self,
-        paths: Sequence[Path],
-        dim: int,
-        dtype: torch.dtype,
+        mapped: "_Mapped",
         shard: Int[Tensor, " row"],
         start: Int[Tensor, " row"],
         length: Int[Tensor, " row"],
         present: Bool[Tensor, " row"],
     ) -> None:
-        self.paths, self.dim, self.dtype = paths, dim, dtype
+        self._mapped = mapped
         self._shard, self._start, self._length, self._present = shard, start, length, present
-        self._map()
 
     def gather(self, rows: Int[Tensor, " batch"], *, tokens: bool) -> Input:
         """Some rows: (batch, dim), or (batch, 1 + time, dim) with the pooled vector in front.
@@ -97,8 +91,8 @@ class RowFeatures:
         steps = torch.arange(1 + max(1, int(length.max())))
         places = start[:, None] + torch.minimum(steps, length[:, None])  # (batch, 1 + time)
         mask = (steps <= length[:, None]) & present[:, None]
-        if self._real is not None:
-            mask &= self._real[self._first[self._shard[rows]][:, None] + places]
+        if self._mapped.real is not None:
+            mask &= self._mapped.real[self._mapped.first[self._shard[rows]][:, None] + places]
         return Input(self._take(rows, places), present, mask)
 
     def lengths(self) -> Int[Tensor, " row"]:
@@ -107,34 +101,52 @@ class RowFeatures:
 
     def _take(self, rows: Tensor, places: Tensor) -> Tensor:
         """Rows of the shards, as (*places, dim): in one gather for each shard that is asked."""
-        if len(self._values) == 1:
-            return _rows_of(self._values[0], places)
+        values = self._mapped.values
+        if len(values) == 1:
+            return _rows_of(values[0], places)
         shard = self._shard.index_select(0, rows)
         numbers = shard.unique().tolist()
         if len(numbers) == 1:
-            return _rows_of(self._values[numbers[0]], places)
-        found = torch.empty(*places.shape, self.dim, dtype=self.dtype)
+            return _rows_of(values[numbers[0]], places)
+        found = values[0].new_empty(*places.shape, values[0].shape[1])
         for number in numbers:
             mine = (shard == number).nonzero().flatten()
-            found.index_copy_(0, mine, _rows_of(self._values[number], places[mine]))
+            found.index_copy_(0, mine, _rows_of(values[number], places[mine]))
         return found
 
-    def _map(self) -> None:
-        shards = [read_shard(path, self.dim, self.dtype) for path in self.paths]
-        self._values = [shard["values"] for shard in shards] or [torch.zeros(1, self.dim, dtype=self.dtype)]
-        self._real = None  # which rows of all shards are real, where not all are
+
+class _Mapped:
+    """The values of all shards, memory-mapped; and which of their rows are real, where not all are."""
+
+    def __init__(
+        self, paths: Sequence[Path], shards: Sequence[Mapping[str, Tensor]], dim: int, dtype: torch.dtype
+    ) -> None:
+        self._files = paths, dim, dtype
+        self.values = [shard["values"] for shard in shards] or [torch.zeros(1, dim, dtype=dtype)]
+        self.real: Tensor | None = None
         if any("real" in shard for shard in shards):
-            self._first = torch.tensor([0, *map(len, self._values)]).cumsum(0)
-            parts = [shard.get("real", torch.ones(len(shard["values"]), dtype=torch.bool)) for shard in shards]
-            self._real = torch.cat(parts)
+            self.first = torch.tensor([0, *map(len, self.values)]).cumsum(0)  # row of each shard among all
+            ones = (torch.ones(len(shard["values"]), dtype=torch.bool) for shard in shards)
+            self.real = torch.cat([shard.get("real", one) for shard, one in zip(shards, ones, strict=True)])
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __reduce__(self) -> Any:
         """A worker that is not forked maps the same files again, instead of being sent what they hold."""
-        return {name: value for name, value in vars(self).items() if name not in ("_values", "_real", "_first")}
+        return _map, self._files
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self._map()
+
+def _map(paths: Sequence[Path], dim: int, dtype: torch.dtype) -> _Mapped:
+    return _Mapped(paths, [read_shard(path, dim, dtype) for path in paths], dim, dtype)
+
+
+def _all_shards(folder: Path, dim: int, dtype: torch.dtype) -> tuple[list[Path], list[dict[str, Tensor]]]:
+    """The shards of a folder. Where a run joins them meanwhile, they are found under their new names."""
+    paths = shards_of(folder)
+    try:
+        return paths, [read_shard(path, dim, dtype) for path in paths]
+    except ValueError:
+        if shards_of(folder) == paths:
+            raise
+    return _all_shards(folder, dim, dtype)
 
 
 def _rows_of(values: Tensor, places: Tensor) -> Tensor:

@@ -193,7 +193,7 @@ class _Kept:
         return self
 
 
-def _versions(encoder: nn.Module) -> list[int]:
-    """Numbers that go up whenever weights are written to in place."""
+def _versions(encoder: nn.Module) -> list[tuple[int, int]]:
+    """Numbers that are others once weights are written to in place, or stand in another place."""
     tensors = [*encoder.parameters(), *encoder.buffers()]
-    return [0 if tensor.is_inference() else tensor._version for tensor in tensors]
+    return [(x.data_ptr(), 0 if x.is_inference() else x._version) for x in tensors]

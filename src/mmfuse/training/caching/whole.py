@@ -41,6 +41,15 @@ def write_whole(path: Path, content: Mapping[str, Any]) -> None:
         new.unlink(missing_ok=True)
 
 
+def write_note(path: Path, content: Mapping[str, Any]) -> None:
+    """Write down what only saves time, if this may be: a folder that is complete can be one that is only read."""
+    try:
+        write_whole(path, content)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+
+
 def full_disk(folder: Path, needed: int, number: int = errno.ENOSPC) -> OSError:
     """The error of a disk without room for so many bytes more."""
     free = shutil.disk_usage(folder).free
