@@ -1,11 +1,14 @@
 """What fit's keywords do, each seen in what comes out."""
 
 import copy
+import inspect
+import json
 import math
 import os
 import signal
 from contextlib import nullcontext
 
+import numpy as np
 import pytest
 import torch
 from test_training import cut, model_of_vectors, random_batch
@@ -13,7 +16,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from mmfuse import Batch, Target
 from mmfuse.evaluation import evaluate
-from mmfuse.training import NonFiniteError, Preempted, fit
+from mmfuse.training import NonFiniteError, Preempted, arguments, fit
 
 BATCHES = cut(random_batch(24, known=1.0), [8, 8, 8])
 
@@ -62,10 +65,20 @@ def in_double():
     return [pytree.tree_map(double, batch) for batch in BATCHES]
 
 
+def stop_after(epoch):
+    def log(_step, values):
+        if values.get("epoch") == epoch:
+            raise KeyError("enough")
+
+    return log
+
+
 def test_an_encoder_that_is_unfrozen_later_is_still_until_then():
     begun = model_of_vectors()
 
-    early, _ = run(epochs=2, unfreeze={"left": 3})
+    early = model_of_vectors()
+    with pytest.raises(KeyError, match="enough"):
+        run(early, epochs=3, unfreeze={"left": 3}, log=stop_after(2))
     late, _ = run(epochs=3, unfreeze={"left": 3})
 
     assert not {name for name in differs(early, begun) if name.startswith("encoders.left")}
@@ -177,28 +190,53 @@ def test_switches_of_torch_are_put_back():
         ({"strategy": "dpp"}, ValueError, r"strategy='dpp'\. Expected one of .* Did you mean 'ddp'"),
         ({"on_nonfinite": "ignore"}, ValueError, "on_nonfinite='ignore'. Expected one of"),
         ({"max_skips": -1}, ValueError, "max_skips=-1"),
-        ({"ema": 1.0}, ValueError, "got decay=1.0"),
+        ({"max_skips": -1, "on_nonfinite": "skip"}, ValueError, "fit got max_skips=-1. Expected a number from 0 up."),
+        ({"ema": 1.0}, ValueError, "fit got ema=1.0. Expected a number from 0 to below 1. Write ema=0.999, or leave"),
+        ({"ema": True}, TypeError, "fit got ema=True. Expected the decay of the average. Write ema=0.999, or leave it"),
+        ({"warmup": 2}, ValueError, "fit got warmup=2. Expected a number from 0 to below 1: a share of the steps."),
+        ({"learning_rate": 0}, ValueError, "fit got learning_rate=0. Expected a number above 0"),
+        ({"weight_decay": -1.0}, ValueError, "fit got weight_decay=-1.0. Expected a number from 0 up"),
         ({"unfreeze": {"rihgt": 2}}, ValueError, "'rihgt'.*Did you mean 'right'"),
         ({"layer_decay": 0.0}, ValueError, "layer_decay=0.0"),
         ({"log_every": 0}, ValueError, "log_every=0"),
         ({"save_every": 0}, ValueError, "save_every=0"),
         ({"keep": 0}, ValueError, "keep=0"),
-        ({"precision": "fp61"}, ValueError, "fp61"),
-        ({"epochs": "3"}, TypeError, "fit got epochs='3'. Expected a whole number"),
+        ({"precision": "fp61"}, ValueError, "fit got precision='fp61'. Expected one of .* Did you mean 'fp16'"),
+        ({"epochs": "3"}, TypeError, "fit got epochs='3'. Expected a whole number. Write epochs=3 for example"),
+        (
+            {"save_every": 5},
+            ValueError,
+            "fit got save_every=5 without a folder: no checkpoint would be kept. .*folder=",
+        ),
+        (
+            {"keep": 5},
+            ValueError,
+            "fit got keep=5 without a folder: no checkpoint would be kept. Expected what it needs",
+        ),
+        ({"resume": True}, ValueError, "fit got resume=True without a folder: no checkpoint would be kept"),
+        (
+            {"log_every": 5},
+            ValueError,
+            "fit got log_every=5 without log or folder: nothing would be logged. .*log=Tens",
+        ),
+        (
+            {"max_skips": 3},
+            ValueError,
+            "fit got max_skips=3 although no step is skipped. .*on_nonfinite='skip', or lea",
+        ),
         ({"epochs": None}, TypeError, "fit got epochs=None. Expected a whole number"),
         ({"accumulate": 1.5}, TypeError, "fit got accumulate=1.5. Expected a whole number"),
         ({"patience": True}, TypeError, "fit got patience=True. Expected a whole number"),
         ({"seed": "3"}, TypeError, "fit got seed='3'. Expected a whole number"),
         ({"learning_rate": "0.1"}, TypeError, "learning_rate='0.1'. Expected a finite number. Leave learning_rate out"),
         ({"weight_decay": float("nan")}, ValueError, "fit got weight_decay=nan. Expected a finite number"),
-        ({"pretrained_learning_rate": float("inf")}, ValueError, "pretrained_learning_rate=inf. Expected a finite"),
         ({"warmup": None}, TypeError, "fit got warmup=None. Expected a finite number"),
         ({"deterministic": "no"}, TypeError, "fit got deterministic='no'. Expected True or False"),
         ({"tf32": 1}, TypeError, "fit got tf32=1. Expected True or False"),
         ({"model": torch.nn.Linear(2, 2)}, TypeError, r"fit got model=Linear\(.* Expected a MultimodalModel"),
         ({"weigh": lambda losses: 0}, TypeError, "fit got weigh=<function.* Expected a module: losses by task"),
         ({"balance": print}, TypeError, "fit got balance=<built-in function print>. Expected a list of functions"),
-        ({"balance": [3]}, TypeError, "fit got 3 in balance. Expected functions of model, output and batch"),
+        ({"balance": [3]}, TypeError, "fit got 3 in balance. Expected functions of model, outputs and batches"),
         ({"unfreeze": ["left"]}, TypeError, r"fit got unfreeze=\['left'\]. Expected the epoch from which"),
         ({"select": None}, TypeError, "fit got select=None. Expected the name of a number"),
         ({"folder": 3}, TypeError, "fit got folder=3. Expected a path"),
@@ -219,6 +257,33 @@ def test_a_wrong_argument_is_told_before_anything_is_changed(options, error, mes
         run(**{"model": model} | options)
 
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_what_has_no_use_is_known_by_the_values_that_stand_in_fit():
+    given = inspect.signature(fit).parameters
+
+    assert {name: given[name].default for name in arguments.UNUSED} == arguments.UNUSED
+
+
+@pytest.mark.plain
+def test_a_plan_that_is_never_reached_is_told_at_the_beginning():
+    with pytest.warns(UserWarning, match=r"epochs for \['left'\] come after the last, epochs=2: what waits") as caught:
+        run(unfreeze={"left": 9, "right": {1: 1}})
+
+    assert caught[0].filename == __file__
+
+
+@pytest.mark.plain  # for the shape checks an int of numpy is none
+def test_numbers_of_numpy_are_as_good_as_others(tmp_path):
+    rates = {"learning_rate": np.float64(0.01), "clip": np.float32(2.0)}
+    counts = {"epochs": np.int64(2), "accumulate": np.int32(2), "save_every": np.int64(1), "seed": np.int64(3)}
+
+    _, history = run(folder=tmp_path, resume=True, **rates, **counts)
+    _, again = run(folder=tmp_path, resume=True, **rates, **counts)
+
+    assert again.epochs == history.epochs
+    (session, _) = json.loads((tmp_path / "run.json").read_text())["sessions"]
+    assert session["arguments"]["accumulate"] == 2
 
 
 @pytest.mark.plain
@@ -278,9 +343,10 @@ def test_what_waits_for_its_epoch_is_trainable_again_after_the_run():
     def stop(_step, _values):
         raise KeyError("no more")
 
-    run(model, unfreeze={"left": 9})
+    with pytest.warns(UserWarning, match="come after the last"):
+        run(model, unfreeze={"left": 9})
     with pytest.raises(KeyError, match="no more"):
-        run(stopped, unfreeze={"left": 9}, log=stop)
+        run(stopped, unfreeze={"left": 2}, log=stop)
 
     assert all(parameter.requires_grad for both in (model, stopped) for parameter in both.parameters())
 

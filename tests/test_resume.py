@@ -95,6 +95,11 @@ def train(folder, **options):
     model, weigh = model_of_vectors(), UncertaintyWeighting(["sort", "size"])
     given = {"epochs": 3, "accumulate": 2, "ema": 0.9, "save_every": 1, "log_every": 1, "seed": 5, "progress": False}
     batch = samples()
+    if folder is None:  # what has no use then is refused
+        given.pop("save_every")
+        options.pop("save_every", None)
+    if folder is None and "log" not in options:
+        given.pop("log_every")
     given |= {"train": shuffled(batch), "validation": [rows_of(batch, list(range(8)))], "weigh": weigh}
     history = fit(model, folder=folder, resume=folder is not None, **given | options)
     return {**model.state_dict(), **weigh.state_dict()}, told(history.epochs)
@@ -155,8 +160,9 @@ def test_batches_of_a_table_go_on_with_any_number_of_workers(tmp_path, workers):
         torch.set_num_threads(1)
         model = make_model()
         batches = load_batches(table, model, train=True, batch_size=2, workers=count, seed=2)
-        given = {"epochs": 2, "accumulate": 4, "save_every": 1, "log_every": 1, "progress": False}
-        history = fit(model, batches, folder=folder, resume=folder is not None, **given | options)
+        given = {"epochs": 2, "accumulate": 4, "progress": False}
+        kept = {"folder": folder, "resume": True, "save_every": 1, "log_every": 1} if folder else {}
+        history = fit(model, batches, **given | kept | options)
         return model.state_dict(), told(history.epochs)
 
     expected = run_table(None, 0)

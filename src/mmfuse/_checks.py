@@ -68,7 +68,10 @@ def require_whole(owner: str, **numbers: int) -> None:
     """Raise TypeError unless every named number is a whole one, and not True or False."""
     for name, number in numbers.items():
         if isinstance(number, bool) or not hasattr(number, "__index__"):
-            raise TypeError(f"{owner} got {name}={number!r}. Expected a whole number. Write {name}=32 for example.")
+            example = number if isinstance(number, str) and number.isdecimal() else 32
+            raise TypeError(
+                f"{owner} got {name}={number!r}. Expected a whole number. Write {name}={example} for example."
+            )
 
 
 def require_count(owner: str, **counts: int) -> None:

@@ -158,10 +158,11 @@ def require_same_tensors(what: str, folder: Path, own: Mapping[str, Tensor], giv
         for name in own
         if name in given and own[name].shape != given[name].shape
     ]
-    if missing or foreign or shapes:
+    told = {"it lacks": missing, "it has besides": foreign, "other shapes are": shapes}
+    if wrong := [f"{how} {names[:5]}" for how, names in told.items() if names]:
         raise ValueError(
-            f"{what} in {folder} does not fit: it lacks {missing[:5]}, has {foreign[:5]} besides, and other shapes "
-            f"{shapes[:5]}. Expected the weights of this very model. Build it with the arguments it was trained with."
+            f"{what} in {folder} does not fit: {', '.join(wrong)}. Expected the weights of this very model. Build it "
+            "with the arguments it was trained with."
         )
 
 

@@ -1,6 +1,6 @@
 """What ``fit`` is given, looked at before anything is changed."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -8,15 +8,26 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmfuse._checks import require_numbers, require_positive, require_switches, require_whole
+from mmfuse._checks import require_choice, require_numbers, require_positive, require_switches, require_whole
 from mmfuse.contracts import Batch
 from mmfuse.evaluation.collect import require_batches
 from mmfuse.model import MultimodalModel
-from mmfuse.training.distributed import require_own_batches
+from mmfuse.training.distributed import STRATEGIES, require_own_batches
+from mmfuse.training.precision import PRECISIONS
 
 WHOLE = ("epochs", "accumulate", "patience", "save_every", "keep", "log_every", "max_skips", "seed")
 NUMBERS = ("learning_rate", "pretrained_learning_rate", "layer_decay", "weight_decay", "warmup", "clip", "ema")
-POSITIVE = ("epochs", "accumulate", "clip", "patience", "save_every", "keep", "log_every")
+POSITIVE = ("epochs", "accumulate", "learning_rate", "clip", "patience", "save_every", "keep", "log_every")
+RANGES: Mapping[str, tuple[Callable[[float], bool], str, str]] = {
+    "ema": (lambda x: 0 <= x < 1, "from 0 to below 1", "ema=0.999, or leave it out for no average"),
+    "warmup": (lambda x: 0 <= x < 1, "from 0 to below 1: a share of the steps", "warmup=0.1"),
+    "layer_decay": (lambda x: 0 < x <= 1, "above 0, up to 1", "layer_decay=0.9"),
+    "pretrained_learning_rate": (lambda x: x >= 0, "from 0 up", "pretrained_learning_rate=1e-5"),
+    "weight_decay": (lambda x: x >= 0, "from 0 up", "weight_decay=0.01"),
+    "max_skips": (lambda x: x >= 0, "from 0 up", "max_skips=10"),
+}
+CHOICES = {"precision": PRECISIONS, "strategy": STRATEGIES, "on_nonfinite": ("raise", "skip")}
+UNUSED = {"save_every": None, "keep": 2, "log_every": 50, "max_skips": 10, "resume": False}  # their values in fit
 SWITCHES = ("deterministic", "resume", "progress", "tf32")
 MAY_BE_NONE = ("pretrained_learning_rate", "clip", "ema", "save_every", "patience", "tf32")
 KINDS: Mapping[str, tuple[type | tuple[type, ...], str, str]] = {
@@ -30,27 +41,59 @@ KINDS: Mapping[str, tuple[type | tuple[type, ...], str, str]] = {
 
 
 def require_settings(given: Mapping[str, Any]) -> None:
-    """Raise TypeError or ValueError for an argument of ``fit`` that can be none, or not of this kind."""
+    """Raise TypeError or ValueError for an argument of ``fit`` that can be none, not of this kind, or without use."""
+    _require_kinds(given)
+    _require_numbers(given)
+    for name, choices in CHOICES.items():
+        require_choice("fit", name, given[name], choices)
+    if given["folder"] is not None and Path(given["folder"]).exists() and not Path(given["folder"]).is_dir():
+        raise ValueError(
+            f"fit got folder={str(given['folder'])!r}, which is a file. Expected a folder. Choose another."
+        )
+    _require_used(given)
 
-    def take(names: Iterable[str]) -> dict[str, Any]:
-        return {name: given[name] for name in names if given[name] is not None or name not in MAY_BE_NONE}
 
+def _require_kinds(given: Mapping[str, Any]) -> None:
     for name, (kind, expected, example) in KINDS.items():
         optional = name in ("weigh", "unfreeze", "folder")
         if not isinstance(given[name], kind) and not (optional and given[name] is None):
             raise TypeError(f"fit got {name}={_short(given[name])}. Expected {expected}. Write {example} for example.")
     if odd := [rule for rule in given["balance"] if not callable(rule)]:
         raise TypeError(
-            f"fit got {_short(odd[0])} in balance. Expected functions of model, output and batch. Write balance=[rule]."
+            f"fit got {_short(odd[0])} in balance. Expected functions of model, outputs and batches. "
+            "Write balance=[rule]."
         )
+
+
+def _require_numbers(given: Mapping[str, Any]) -> None:
+    def take(names: Iterable[str]) -> dict[str, Any]:
+        return {name: given[name] for name in names if given[name] is not None or name not in MAY_BE_NONE}
+
     require_whole("fit", **take(WHOLE))
+    require_switches("fit", **take(SWITCHES))
+    if isinstance(given["ema"], bool):
+        raise TypeError(f"fit got ema={given['ema']}. Expected the decay of the average. Write {RANGES['ema'][2]}.")
     require_numbers("fit", **take(NUMBERS))
     require_positive("fit", **take(POSITIVE))
-    require_switches("fit", **take(SWITCHES))
-    if given["folder"] is not None and Path(given["folder"]).exists() and not Path(given["folder"]).is_dir():
-        raise ValueError(
-            f"fit got folder={str(given['folder'])!r}, which is a file. Expected a folder. Choose another."
-        )
+    for name, (fits, expected, example) in RANGES.items():
+        if given[name] is not None and not fits(given[name]):
+            raise ValueError(f"fit got {name}={given[name]}. Expected a number {expected}. Write {example}.")
+
+
+def _require_used(given: Mapping[str, Any]) -> None:
+    """Raise ValueError for an argument that would do nothing without another one."""
+    kept, logged = given["folder"] is not None, given["folder"] is not None or given["log"] is not None
+    checkpoints = (kept, "without a folder: no checkpoint would be kept", "folder='run'")
+    needed = {
+        **dict.fromkeys(("save_every", "keep", "resume"), checkpoints),
+        "log_every": (logged, "without log or folder: nothing would be logged", "log=TensorBoard('run')"),
+        "max_skips": (given["on_nonfinite"] == "skip", "although no step is skipped", "on_nonfinite='skip'"),
+    }
+    for name, (used, why, mend) in needed.items():
+        if not used and given[name] != UNUSED[name]:
+            raise ValueError(
+                f"fit got {name}={given[name]!r} {why}. Expected what it needs. Give {mend}, or leave {name} out."
+            )
 
 
 def usable_device(given: torch.device | str | None) -> torch.device:

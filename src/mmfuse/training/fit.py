@@ -39,7 +39,7 @@ from mmfuse.training.progress import Progress
 from mmfuse.training.run_folder import RunFolder
 from mmfuse.training.seeds import seed_everything, seed_of
 from mmfuse.training.signals import StopNow, StopSignals
-from mmfuse.training.telling import tell_epoch, tell_start
+from mmfuse.training.telling import tell_epoch, tell_start, tell_unreached
 from mmfuse.training.unfreezing import Plan, Unfreezing
 
 
@@ -158,6 +158,7 @@ def fit(  # noqa: C901, PLR0913, PLR0915  all in the order in which it happens; 
         average = None if ema is None else ExponentialMovingAverage(model, ema)
         unfreezing = Unfreezing(model, unfreeze)
         stack.callback(unfreezing.undo)
+        tell_unreached(unfreezing.unreached(epochs), epochs)
         nonfinite = NonFinite(on_nonfinite, max_skips)
         best = Best(model, select, folder)
         now = Progress(train)

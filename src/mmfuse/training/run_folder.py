@@ -55,10 +55,6 @@ class RunFolder:
     def load(self, resume: bool) -> Restore | None:
         """Put back the state of the run that is in the folder, if there is one; what puts back the random states."""
         if self._checkpoints is None:
-            if resume:
-                raise ValueError(
-                    "fit got resume=True without a folder. Expected the folder of the run. Give folder=..."
-                )
             return None
         if self._checkpoints.steps and not resume:
             raise ValueError(

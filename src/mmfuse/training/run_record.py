@@ -1,6 +1,7 @@
 """``run.json``: with what a run was made. Versions, state of the code, arguments and hardware, of every start."""
 
 import json
+import numbers
 import os
 import platform
 import subprocess
@@ -17,6 +18,7 @@ from torch import nn
 from mmfuse import __version__
 from mmfuse._files import plain, read_json, replace_text
 from mmfuse.distributed import world
+from mmfuse.training.checkpoints.state_tree import plain_number
 
 VERSION = 1
 PACKAGES = ("torchvision", "torchaudio", "transformers", "peft", "numpy", "safetensors", "scikit-learn")
@@ -57,8 +59,8 @@ def session(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 def describe(value: Any) -> Any:
     """An argument as JSON: a module by class and keywords, a loader by what it reads, other objects by their class."""
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
+    if value is None or isinstance(value, numbers.Real | str):
+        return plain_number(value)
     if isinstance(value, Path):
         return value.name
     if isinstance(value, torch.device | torch.dtype):

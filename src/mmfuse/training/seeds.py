@@ -1,6 +1,7 @@
 """The random generators: seeded, saved and put back."""
 
 import hashlib
+import operator
 import random
 import sys
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from torch import Tensor
 
 def seed_everything(seed: int) -> None:
     """Seed torch (every device), Python's ``random``, and numpy's global generator if numpy is loaded."""
+    seed = operator.index(seed)  # it may be one of numpy
     torch.manual_seed(seed)
     random.seed(seed)
     if "numpy" in sys.modules:

@@ -1,7 +1,8 @@
 """What a run says on the screen beside its bar: a line when it goes on, and a line for each epoch."""
 
 import sys
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
@@ -19,6 +20,16 @@ def tell_start(folder: str | Path | None, now: Progress, *, resume: bool, show: 
         return
     where = f"after step {now.step}, in epoch {now.epoch}" if now.step else "from the beginning: there is no checkpoint"
     _say(f"{folder}: goes on {where}", show)
+
+
+def tell_unreached(names: Sequence[str], epochs: int) -> None:
+    """Warn, in the name of who calls fit, of encoders that no epoch will train as planned."""
+    if names and is_main():
+        warnings.warn(
+            f"fit got an unfreeze whose epochs for {list(names)} come after the last, epochs={epochs}: what waits for "
+            "them stays frozen. Expected epochs that are reached. Choose earlier ones, or take more epochs.",
+            stacklevel=3,
+        )
 
 
 def tell_epoch(row: Mapping[str, int | float], epochs: int, *, best: bool, show: bool) -> None:

@@ -60,6 +60,10 @@ class Unfreezing:
                     parameter.requires_grad_(i >= lowest)
         return changed
 
+    def unreached(self, epochs: int) -> list[str]:
+        """The modalities of whose plan a part is for later epochs than there are."""
+        return [name for name, steps in self._plan.items() if max(steps) > epochs]
+
     def undo(self) -> None:
         """Let everything be trained again that was trained before, also after an error: else it would stay frozen."""
         for stages in self._stages.values():

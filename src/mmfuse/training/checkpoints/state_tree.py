@@ -1,6 +1,7 @@
 """A nested state -> its tensors by path, and the rest of it as strict JSON; and back."""
 
 import math
+import numbers
 from collections.abc import Mapping
 from typing import Any
 
@@ -39,6 +40,13 @@ def put_together(rest: Any, tensors: Mapping[str, Any]) -> Any:
     return {_key(text): put_together(item, tensors) for text, item in rest.items()}
 
 
+def plain_number(value: Any) -> Any:
+    """A number, such as one of numpy, as one of Python; anything else as it is."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return value
+    return int(value) if isinstance(value, numbers.Integral) else float(value)
+
+
 def _encode(value: Any, owner: str, path: tuple[Any, ...], tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, Tensor):
         name = "/".join(map(str, path))
@@ -52,6 +60,7 @@ def _encode(value: Any, owner: str, path: tuple[Any, ...], tensors: dict[str, Te
         return [_encode(item, owner, (*path, i), tensors) for i, item in enumerate(value)]
     if isinstance(value, tuple):
         return {"$tuple": _encode([*value], owner, path, tensors)}
+    value = plain_number(value)
     if isinstance(value, float) and not math.isfinite(value):
         return {"$float": repr(value)}
     if value is None or type(value) in (bool, int, float, str):
