@@ -9,8 +9,8 @@ from torch import nn
 
 from mmfuse.layers.attention import Attention, score_bias
 from mmfuse.layers.join import JoinTokens
-from mmfuse.layers.linear import factor_linear
-from mmfuse.layers.masking import mean_of_real, wide
+from mmfuse.layers.linear import add_linear, factor_linear
+from mmfuse.layers.masking import mean_of_real, real_only, wide
 from mmfuse.layers.modalities import by_name, read_pooled, read_tokens
 from mmfuse.layers.pooling import AttentionPool
 from mmfuse.layers.transformer import CrossBlock, FeedForward, SelfBlock
@@ -278,6 +278,40 @@ def test_a_factor_has_half_of_its_variance_from_its_bias():
 
     assert layer.weight.var().item() * 400 == pytest.approx(2, rel=0.1)
     assert layer.bias.var().item() == pytest.approx(2, rel=0.1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1.0])
+def test_only_real_values_stay_and_pass_a_gradient(dtype, value):
+    values = sequence().to(dtype).masked_fill(~MASK[..., None], value).requires_grad_()
+
+    kept = real_only(values, MASK[..., None])
+    kept.sum().backward()
+
+    assert kept.dtype == dtype
+    assert torch.equal(kept, zeroed(values, MASK))
+    assert torch.equal(values.grad, MASK[..., None].expand_as(values).to(dtype))
+
+
+def test_a_real_value_that_is_not_finite_is_not_hidden():
+    values = torch.tensor([math.nan, math.inf, 2.0])
+
+    assert real_only(values, torch.tensor([True, True, False])).isfinite().tolist() == [False, False, True]
+
+
+def test_zeros_in_place_of_what_is_not_real_work_with_second_gradients_and_vmap():
+    values, mask = sequence().requires_grad_(), MASK[..., None]
+
+    assert torch.autograd.gradgradcheck(lambda x: real_only(x, mask).square(), values)
+    each = torch.func.vmap(real_only)(values, mask)
+    torch.testing.assert_close(each, real_only(values, mask), rtol=0, atol=0)
+
+
+def test_a_linear_layer_can_start_from_another_bias_for_each_sample():
+    torch.manual_seed(0)
+    layer, x = nn.Linear(3, 2), torch.randn(4, 3)
+
+    torch.testing.assert_close(add_linear(layer.bias.expand(4, 2), layer, x), layer(x))
 
 
 def test_the_mean_of_real_values_is_zero_without_any():

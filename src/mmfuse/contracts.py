@@ -103,7 +103,7 @@ class Features:
     @property
     def present(self) -> Bool[Tensor, " batch"]:
         """Which samples have this modality."""
-        return self.mask.any(dim=1)
+        return self.mask[:, 0] if self.mask.shape[1] == 1 else self.mask.any(dim=1)
 
     def zeroed(self) -> "Features":
         """The same features with zeros wherever nothing is real."""

@@ -6,6 +6,7 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
 from mmfuse._checks import require_count
+from mmfuse.layers.masking import real_only
 
 
 class Attention(nn.Module):
@@ -94,11 +95,11 @@ def _read(
     """What each query reads of the real keys; zeros where there is none."""
     if mask is None or mask.is_floating_point():  # every row has a key
         return out(scaled_dot_product(q, k, v, mask, dropout=dropout).transpose(1, 2).flatten(2))
-    unreadable = ~mask.any(dim=1)[:, None, None]  # (batch, 1, 1)
+    readable = mask.any(dim=1)[:, None, None]  # (batch, 1, 1)
     # True = take part. A row without keys attends to everything and is zeroed after: every backend agrees on that.
-    take_part = (mask[:, None] | unreadable)[:, None]  # (batch, 1, 1, time)
+    take_part = (mask[:, None] | ~readable)[:, None]  # (batch, 1, 1, time)
     heads = scaled_dot_product(q, k, v, take_part, dropout=dropout)
-    return out(heads.transpose(1, 2).flatten(2)).masked_fill(unreadable, 0.0)
+    return real_only(out(heads.transpose(1, 2).flatten(2)), readable)
 
 
 def score_bias(mask: Bool[Tensor, "batch time"], dtype: torch.dtype) -> Float[Tensor, "batch 1 1 time"]:

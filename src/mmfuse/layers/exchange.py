@@ -8,24 +8,27 @@ from torch import Tensor, nn
 
 from mmfuse.contracts import Features
 from mmfuse.layers.attention import scaled_dot_product
-from mmfuse.layers.masking import masked_mean
+from mmfuse.layers.masking import masked_mean, real_only
 
 Tokens = dict[str, Float[Tensor, "batch _ dim"]]
-Reading = dict[str, tuple[Float[Tensor, "batch 1 1 _"], Bool[Tensor, "batch 1 1"]]]
+Reading = dict[str, tuple[Float[Tensor, "batch 1 1 _"], Float[Tensor, "batch 1 1"]]]
 
 
 def reading_of_others(masks: Mapping[str, Bool[Tensor, "batch _"]], dtype: torch.dtype) -> Reading:
-    """For each modality, what to add to scores of the others' tokens, and where there are none: once for all layers."""
+    """For each modality, what to add to scores of the others' tokens, and 0 where there are none, else 1.
+
+    Made once for all layers.
+    """
     reading = {}
     for name in masks:
         others = [mask for other, mask in masks.items() if other != name]
         if not others:
             continue
         mask = torch.cat(others, dim=1)
-        unreadable = ~mask.any(dim=1)[:, None, None]
+        readable = mask.any(dim=1)[:, None, None]
         # A row without keys reads everything and is zeroed after: every backend of attention agrees on that.
-        skip = ~(mask[:, None] | unreadable)[:, None]
-        reading[name] = (torch.zeros_like(skip, dtype=dtype).masked_fill(skip, -torch.inf), unreadable)
+        skip = ~(mask[:, None] | ~readable)[:, None]
+        reading[name] = (torch.zeros_like(skip, dtype=dtype).masked_fill(skip, -torch.inf), readable.to(dtype))
     return reading
 
 
@@ -61,11 +64,11 @@ class Exchange(nn.Module):
             queries[name], keys[name] = heads.split([1, 2], dim=2)  # (batch, time, 1 or 2, head, dim/head)
         result = {}
         for name, x in tokens.items():
-            bias, unreadable = reading[name]
+            bias, readable = reading[name]
             others = torch.cat([both for other, both in keys.items() if other != name], dim=1)
             q, k, v = (part.transpose(1, 2) for part in (queries[name].squeeze(2), *others.unbind(2)))
             read = self.out[name](scaled_dot_product(q, k, v, bias).transpose(1, 2).flatten(2))
-            result[name] = x + self.dropout(read.masked_fill(unreadable, 0.0))
+            result[name] = x + self.dropout(real_only(read, readable))
         return result
 
 

@@ -1,6 +1,8 @@
-"""Linear layers that keep the variance of what they read, for products of several of them."""
+"""Linear layers that keep the variance of what they read, and one whose bias depends on the sample."""
 
-from torch import nn
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
 
 
 def unit_linear(width: int, dim: int, *, bias: bool = True, gain: float = 1.0) -> nn.Linear:
@@ -24,3 +26,10 @@ def factor_linear(width: int, dim: int, *, gain: float = 1.0) -> nn.Linear:
     layer = unit_linear(width, dim, gain=gain * 0.5**0.5)
     nn.init.normal_(layer.bias, std=gain * 0.5**0.5)
     return layer
+
+
+def add_linear(
+    start: Float[Tensor, "batch dim"], layer: nn.Linear, x: Float[Tensor, "batch width"]
+) -> Float[Tensor, "batch dim"]:
+    """``start + W x``: the layer with what the samples give in place of its bias, in one kernel."""
+    return torch.addmm(start, x, layer.weight.T)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mmfuse._checks import require_names
 from mmfuse.contracts import Features
+from mmfuse.layers.masking import real_only
 
 
 def read_pooled(
@@ -18,10 +19,12 @@ def read_pooled(
     As :meth:`Features.zeroed`, without touching the tokens: call it before the first parameter.
     """
     chosen = _chosen(features, names)
-    present = {name: x.present for name, x in chosen.items()}
-    # where, not masked_fill: a few kernels less, and small fusions are made of kernels
-    pooled = {name: torch.where(present[name][:, None], x.pooled, 0.0) for name, x in chosen.items()}
-    return pooled, torch.stack(list(present.values()), dim=1)
+    present = torch.stack([x.present for x in chosen.values()], dim=1)
+    real = present.to(next(iter(chosen.values())).pooled.dtype)  # once for all: small fusions are made of kernels
+    pooled = {
+        name: real_only(x.pooled, here) for (name, x), here in zip(chosen.items(), real.split(1, dim=1), strict=True)
+    }
+    return pooled, present
 
 
 def read_tokens(
@@ -29,7 +32,7 @@ def read_tokens(
 ) -> tuple[dict[str, Float[Tensor, "batch _ _"]], dict[str, Bool[Tensor, "batch _"]]]:
     """The tokens of some modalities, zeros where not real, and their masks."""
     chosen = _chosen(features, names)
-    tokens = {name: torch.where(x.mask[..., None], x.tokens, 0.0) for name, x in chosen.items()}
+    tokens = {name: real_only(x.tokens, x.mask[..., None]) for name, x in chosen.items()}
     return tokens, {name: x.mask for name, x in chosen.items()}
 
 

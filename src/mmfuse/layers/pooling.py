@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from mmfuse.layers.attention import require_heads
-from mmfuse.layers.masking import masked_softmax
+from mmfuse.layers.masking import masked_softmax, real_only
 
 
 class AttentionPool(nn.Module):
@@ -65,4 +65,4 @@ class AttentionPool(nn.Module):
             self.value.bias.view(num_heads, 1, width), means, self.value.weight.view(num_heads, width, -1).mT
         )
         pooled = self.out(values.transpose(0, 1).flatten(1))
-        return pooled if mask is None else torch.where(mask.any(dim=1, keepdim=True), pooled, 0.0)
+        return pooled if mask is None else real_only(pooled, mask.any(dim=1, keepdim=True))

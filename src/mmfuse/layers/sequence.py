@@ -1,11 +1,11 @@
 """A transformer over the steps of a sequence: frames of a clip, windows of a recording, given features."""
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from mmfuse._checks import require_not_negative, require_share, require_whole
 from mmfuse.layers.checkpointing import run
+from mmfuse.layers.masking import real_only
 from mmfuse.layers.positions import sinusoids
 from mmfuse.layers.transformer import SelfBlock
 
@@ -41,7 +41,7 @@ class SequenceTransformer(nn.Module):
         self, tokens: Float[Tensor, "batch time dim"], mask: Bool[Tensor, "batch time"]
     ) -> Float[Tensor, "batch time dim"]:
         real = mask[..., None]
-        tokens = torch.where(real, tokens + sinusoids(tokens.shape[1], tokens), 0.0)
+        tokens = real_only(tokens + sinusoids(tokens.shape[1], tokens), real)
         for block in self.blocks:
             tokens = run(block, tokens, mask, checkpointing=self.checkpointing)
-        return torch.where(real, self.norm(tokens), 0.0)
+        return real_only(self.norm(tokens), real)

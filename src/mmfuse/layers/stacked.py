@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from mmfuse.layers.attention import scaled_dot_product
+from mmfuse.layers.masking import real_only
 
 Affine = tuple[Tensor, Tensor]  # weight: (layer, width, dim), bias: (layer, 1, dim)
 
@@ -19,7 +20,7 @@ class Keys(NamedTuple):
     key: Float[Tensor, "sequence batch head time width"]
     value: Float[Tensor, "sequence batch head time width"]
     bias: Float[Tensor, "sequence batch 1 time"]  # what to add to scores
-    gone: Bool[Tensor, "sequence batch 1 1"]  # where nothing is real
+    real: Float[Tensor, "sequence batch 1 1"]  # 0 where nothing is, else 1
 
 
 class StackedLinear(nn.Module):
@@ -79,8 +80,8 @@ class StackedLayer(nn.Module):
     def _one_group(self, x: Tensor, normed: Tensor, keys: Sequence[Keys], parts: tuple[Affine, ...]) -> Tensor:
         query, out, up, down = parts
         read = affine(_attend(affine(normed, query), keys, self.num_heads), out)
-        gone = keys[0].gone if len(keys) == 1 else torch.cat([part.gone for part in keys])
-        x = x + self.dropout(read.masked_fill(gone, 0.0))
+        real = keys[0].real if len(keys) == 1 else torch.cat([part.real for part in keys])
+        x = x + self.dropout(real_only(read, real))
         return x + self.dropout(affine(affine(norm(x), up).relu(), down))
 
 
@@ -97,12 +98,12 @@ def norm(x: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows dim"]:
 
 def reading(
     mask: Bool[Tensor, "batch time"], dtype: torch.dtype
-) -> tuple[Float[Tensor, "batch 1 time"], Bool[Tensor, "batch 1 1"]]:
-    """The ``bias`` and ``gone`` of the keys of one sequence: made once, for all layers that read it."""
-    gone = ~mask.any(dim=1)[:, None, None]
+) -> tuple[Float[Tensor, "batch 1 time"], Float[Tensor, "batch 1 1"]]:
+    """The ``bias`` and ``real`` of the keys of one sequence: made once, for all layers that read it."""
+    real = mask.any(dim=1)[:, None, None]
     # A row without keys reads everything and is zeroed after: every backend of attention agrees on that.
-    skip = ~(mask[:, None] | gone)
-    return torch.zeros_like(skip, dtype=dtype).masked_fill(skip, -torch.inf), gone
+    skip = ~(mask[:, None] | ~real)
+    return torch.zeros_like(skip, dtype=dtype).masked_fill(skip, -torch.inf), real.to(dtype)
 
 
 def split_keys(
@@ -113,8 +114,8 @@ def split_keys(
 ) -> list[Keys]:
     """The keys for each layer, from one projection for all; ``may``: the :func:`reading` of each sequence."""
     heads = projected.unflatten(-1, (num_layers, 2, num_heads, -1)).permute(3, 4, 0, 1, 5, 2, 6)
-    bias, gone = (side_by_side(part) for part in zip(*may, strict=True))
-    return [Keys(k, v, bias, gone) for k, v in heads.unbind(0)]
+    bias, real = (side_by_side(part) for part in zip(*may, strict=True))
+    return [Keys(k, v, bias, real) for k, v in heads.unbind(0)]
 
 
 def side_by_side(tensors: Sequence[Tensor]) -> Tensor:
