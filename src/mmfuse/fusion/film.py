@@ -1,7 +1,7 @@
 """Fusion by modulation: the other modalities scale and shift each coordinate of the main one."""
 
-import functools
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -9,6 +9,7 @@ from torch import nn
 from mmfuse._checks import require_dims, require_main
 from mmfuse._record import recorded
 from mmfuse.contracts import Features, Fused
+from mmfuse.layers.linear import add_linear
 from mmfuse.layers.modalities import read_pooled
 
 
@@ -65,11 +66,15 @@ class FiLM(nn.Module):
 
     def forward(self, features: Mapping[str, Features]) -> Fused:
         inputs, present = read_pooled(features, [self.main, *self.condition.keys()])  # present: (batch, modality)
-        here = dict(zip(inputs, present[..., None].unbind(dim=1), strict=True))
-        pooled = torch.where(here[self.main], self.project(inputs[self.main]), self.absent)
+        real = present.to(self.absent.dtype)
+        # Each sample starts from the biases of what it has, or from the learned vector: what is absent adds 0 to that.
+        main = torch.stack([real[:, 0], 1 - real[:, 0]], dim=1) @ torch.stack([self.project.bias, self.absent])
+        pooled = add_linear(main, self.project, inputs[self.main])
         if self.condition:
-            # A factor is enough of a mask here: what stands where a condition is absent is finite.
-            changes = [layer(inputs[name]) * here[name] for name, layer in self.condition.items()]
-            scale, shift = functools.reduce(torch.add, changes).chunk(2, dim=1)
+            condition: Any = self.condition  # of linear layers, which a type checker cannot know
+            change = real[:, 1:] @ torch.stack([layer.bias for layer in condition.values()])
+            for name, layer in condition.items():
+                change = add_linear(change, layer, inputs[name])
+            scale, shift = change.chunk(2, dim=1)
             pooled = torch.addcmul(pooled + shift, scale, pooled)
         return Fused(Features.from_pooled(pooled, present.any(dim=1)))
