@@ -1,6 +1,5 @@
 """Evidential fusion: each modality says what it believes and how much it does not know."""
 
-import math
 from collections.abc import Mapping
 
 import torch
@@ -74,7 +73,7 @@ class EvidentialFusion(nn.Module):
     def forward(self, features: Mapping[str, Features]) -> Fused:
         inputs, present = read_pooled(features, self.judge)  # present: (batch, modality)
         logits = torch.stack([self.judge[name](x) for name, x in inputs.items()], dim=1)
-        evidence = F.softplus(wide(logits)).masked_fill(~present[..., None], 0.0)  # (batch, modality, class)
+        evidence = F.softplus(wide(logits)) * present[..., None]  # (batch, modality, class)
         pooled = _combine(evidence, logits.dtype)
         # A little for each of those present, or nobody would have a share where nobody knows anything.
         known = (1 - _uncertainty(evidence)).clamp_min(1e-12).masked_fill(~present, 0.0)
@@ -84,13 +83,17 @@ class EvidentialFusion(nn.Module):
 
 
 def _combine(evidence: Float[Tensor, "batch modality class"], dtype: torch.dtype) -> Float[Tensor, "batch class"]:
-    """Dempster's rule for all opinions at once: they add up as log(1 + e/K).
+    """Dempster's rule for two opinions, e + f + e f / K, and so on: nothing cancels, and no logarithm is taken.
 
     Evidence is held so low that its sum over the classes is a finite number of the given type.
     """
     classes = evidence.shape[2]
-    highest = math.log(torch.finfo(dtype).max) - math.log(4.0 * classes * classes)
-    return classes * torch.log1p(evidence / classes).sum(dim=1).clamp_max(highest).expm1()
+    highest = torch.finfo(dtype).max / (4 * classes)
+    first, *others = evidence.unbind(dim=1)
+    whole = first.clamp_max(highest)
+    for other in others:
+        whole = torch.addcmul(whole + other, whole, other, value=1 / classes).clamp_max(highest)
+    return whole
 
 
 def _uncertainty(evidence: Float[Tensor, "*batch class"]) -> Float[Tensor, "*batch"]:
