@@ -68,10 +68,13 @@ class EmbraceNet(nn.Module):
 
     def forward(self, features: Mapping[str, Features]) -> Fused:
         inputs, present = read_pooled(features, self.dock)  # present: (batch, modality)
-        docked = torch.stack([self.dock[name](x) for name, x in inputs.items()], dim=1).relu()
+        docked = torch.stack([self.dock[name](x) for name, x in inputs.items()], dim=1)  # before relu
         share = wide(self.p) * present
         share = share / share.sum(dim=1, keepdim=True).clamp_min(1e-30)  # (batch, modality)
-        pooled = _drawn(docked, share) if self.training else torch.einsum("bm,bmd->bd", share.to(docked.dtype), docked)
+        if self.training:
+            pooled = _drawn(docked, share).relu()  # the same as to draw from relu(docked), on fewer numbers
+        else:
+            pooled = torch.einsum("bm,bmd->bd", share.to(docked.dtype), docked.relu())
         return Fused(Features.from_pooled(pooled, present.any(dim=1)), weights=by_name(inputs, share))
 
 
@@ -83,6 +86,6 @@ def _drawn(
     # The last end is exactly 1, so that every number below 1 falls somewhere; without a share all ends are 0.
     end = (end / end[:, -1:].clamp_min(1e-30))[..., None]  # (batch, modality, 1)
     number = torch.rand(docked.shape[0], 1, docked.shape[2], dtype=share.dtype, device=docked.device)
-    before = number < end
-    drawn = torch.cat([before[:, :1], before[:, 1:] & ~before[:, :-1]], dim=1)  # (batch, modality, dim)
+    before = number < end  # and so before all later ends, too
+    drawn = torch.cat([before[:, :1], before[:, 1:] ^ before[:, :-1]], dim=1)  # (batch, modality, dim)
     return (docked * drawn.to(docked.dtype)).sum(dim=1)
