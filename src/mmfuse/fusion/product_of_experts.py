@@ -1,5 +1,6 @@
 """Fusion by multiplying beliefs: each modality is a Gaussian expert about one hidden vector."""
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -74,7 +75,8 @@ class ProductOfExperts(nn.Module):
         anyone = present.any(dim=1)
         means, precisions = _beliefs(self.expert, inputs, present)  # (batch, modality, dim)
         known = precisions.sum(dim=1)
-        mean, precision = (precisions * means).sum(dim=1) / (1 + known), 1 + known
+        precision = 1 + known
+        mean = (precisions * means).sum(dim=1) / precision
         pooled = (_draw(mean, precision) if self.training else mean).to(_dtype_of(inputs))
         shares = (precisions / known.clamp_min(1e-12)[:, None]).mean(dim=2).to(pooled.dtype)
         kl = mean_of_real(_kl_to_prior(mean, precision), anyone)
@@ -145,9 +147,10 @@ class MixtureOfProducts(nn.Module):
         anyone = present.any(dim=1)
         means, precisions = _beliefs(self.expert, inputs, present)  # (batch, modality, dim)
         exists = (present[:, None] | ~self.members).all(dim=2)  # (batch, subset)
-        known = _over_subsets(precisions)  # (batch, subset, dim)
-        mean, precision = _over_subsets(precisions * means) / (1 + known), 1 + known
-        pooled = self._draw_of(mean, precision, exists) if self.training else masked_mean(mean, exists)
+        known, weighted = _over_subsets(precisions), precisions * means
+        precision = 1 + known  # (batch, subset, dim)
+        mean = _over_subsets(weighted) / precision
+        pooled = self._draw_of(weighted, precisions, exists) if self.training else masked_mean(mean, exists)
         pooled = pooled.to(_dtype_of(inputs))
         kl = mean_of_real(masked_mean(_kl_to_prior(mean, precision)[..., None], exists).squeeze(1), anyone)
         return Fused(
@@ -156,18 +159,21 @@ class MixtureOfProducts(nn.Module):
             penalties={"kl": self.kl_weight * kl},
         )
 
-    def _draw_of(self, mean: Tensor, precision: Tensor, exists: Tensor) -> Tensor:
+    def _draw_of(self, weighted: Tensor, precisions: Tensor, exists: Tensor) -> Tensor:
         """One product that exists, with equal chances, and one vector from it."""
         chances = torch.rand(exists.shape, device=exists.device).masked_fill(~exists, -1.0)
-        chosen = chances.argmax(dim=1)[:, None, None]
-        return _draw(mean.take_along_dim(chosen, 1), precision.take_along_dim(chosen, 1)).squeeze(1)
+        chosen = self.members[chances.argmax(dim=1)][..., None]  # (batch, modality, 1)
+        # Made anew of its experts: gathered from all products, its gradient would be as large as they are.
+        precision = 1 + (precisions * chosen).sum(dim=1)
+        return _draw((weighted * chosen).sum(dim=1) / precision, precision)
 
     def _shares(self, precisions: Tensor, known: Tensor, exists: Tensor) -> Tensor:
         """Share of each modality in each product, averaged over the products that exist and over coordinates."""
-        count = exists.sum(dim=1).clamp_min(1)
-        per_known = exists[..., None] / known.clamp_min(1e-12)  # (batch, subset, dim)
-        per_modality = torch.einsum("sm,bsd->bmd", self.members.to(known.dtype), per_known)
-        return (precisions * per_modality).mean(dim=2) / count[:, None]
+        per_known = known.clamp_min(math.exp(-LOG_VARIANCE_BOUND)).reciprocal()  # no expert knows less
+        shares = torch.bmm(precisions, per_known.mT)  # (batch, modality, subset)
+        holds = self.members.T & exists[:, None]
+        count = exists.sum(dim=1, keepdim=True).clamp_min(1) * known.shape[2]
+        return shares.masked_fill(~holds, 0.0).sum(dim=2) / count
 
 
 def _experts(dims: Mapping[str, int], dim: int) -> nn.ModuleDict:
@@ -189,8 +195,9 @@ def _beliefs(
     """Mean and precision of each expert, in float32 or better; precision 0 where absent."""
     raw = torch.stack([experts[name](x) for name, x in inputs.items()], dim=1)
     mean, log_variance = wide(raw).chunk(2, dim=2)
-    log_variance = LOG_VARIANCE_BOUND * torch.tanh(log_variance / LOG_VARIANCE_BOUND)
-    return mean, torch.exp(-log_variance).masked_fill(~present[..., None], 0.0)
+    # tanh(x) = 2 sigmoid(2 x) - 1, which takes a fifth of its time on a CPU
+    log_precision = LOG_VARIANCE_BOUND - 2 * LOG_VARIANCE_BOUND * torch.sigmoid(2 / LOG_VARIANCE_BOUND * log_variance)
+    return mean, torch.exp(log_precision) * present[..., None]
 
 
 def _over_subsets(values: Float[Tensor, "batch modality dim"]) -> Float[Tensor, "batch subset dim"]:
@@ -198,20 +205,20 @@ def _over_subsets(values: Float[Tensor, "batch modality dim"]) -> Float[Tensor, 
 
     Each modality doubles the list: additions only, which autocast leaves in float32.
     """
-    sums = torch.zeros_like(values[:, :1])
-    for value in values.split(1, dim=1):
-        sums = torch.cat([sums, sums + value], dim=1)
-    return sums[:, 1:]
+    sums, *others = values.split(1, dim=1)
+    for value in others:
+        sums = torch.cat([sums, value, sums + value], dim=1)
+    return sums
 
 
 def _kl_to_prior(mean: Float[Tensor, "*batch dim"], precision: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch"]:
     """KL[N(mean, 1 / precision) || N(0, 1)], summed over coordinates."""
-    return 0.5 * (1 / precision + mean.square() - 1 + precision.log()).sum(dim=-1)
+    return 0.5 * ((torch.addcmul(1 / precision, mean, mean) + precision.log()).sum(dim=-1) - mean.shape[-1])
 
 
 def _draw(mean: Tensor, precision: Tensor) -> Tensor:
     """One vector, so that gradients reach mean and precision."""
-    return mean + torch.randn_like(mean) * precision.rsqrt()
+    return torch.addcmul(mean, torch.randn_like(mean), precision.rsqrt())
 
 
 def _dtype_of(inputs: Mapping[str, Tensor]) -> torch.dtype:
