@@ -181,16 +181,33 @@ def test_a_rule_of_balance_edits_the_gradients():
     model = model_of_vectors()
     seen = []
 
-    def mute(model, output, batch):
-        seen.append((type(output).__name__, type(batch).__name__))
+    def mute(model, outputs, batches):
+        seen.append([type(part).__name__ for part in (*outputs, *batches)])
         for parameter in model.encoders["left"].parameters():
             parameter.grad.zero_()
 
     before = copy.deepcopy(model.encoders["left"].state_dict())
     train(model, [random_batch(8)], balance=[mute])
 
-    assert seen == [("Output", "Batch")]
+    assert seen == [["Output", "Batch"]]
     assert torch.allclose(model.encoders["left"].layer.bias, before["layer.bias"])
+
+
+def test_a_rule_of_balance_runs_once_a_step_on_the_gradient_of_all_its_batches():
+    found = []
+
+    def double(model, outputs, batches):
+        made = [output.predictions["sort"] for output in outputs]
+        assert [len(prediction) for prediction in made] == [len(batch.inputs["left"].present) for batch in batches]
+        for parameter in model.parameters():
+            parameter.grad *= 2
+        found.append([torch.cat(made), *[parameter.grad.clone() for parameter in model.parameters()]])
+
+    train(model_of_vectors(), [random_batch(8)], balance=[double])
+    train(model_of_vectors(), cut(random_batch(8), [5, 3]), balance=[double], accumulate=2)
+
+    whole, parts = found
+    torch.testing.assert_close(parts, whole)
 
 
 class Poisoned(nn.Module):

@@ -6,6 +6,7 @@ from mmfuse.training.checkpoints.checkpoint import Checkpoints
 from mmfuse.training.compiling import compiled
 from mmfuse.training.ema import ExponentialMovingAverage
 from mmfuse.training.fit import fit
+from mmfuse.training.halving import Halving
 from mmfuse.training.history import History
 from mmfuse.training.log import JsonLines
 from mmfuse.training.loop import train_epoch
@@ -23,6 +24,7 @@ __all__ = [
     "Checkpoints",
     "CorruptCheckpointError",
     "ExponentialMovingAverage",
+    "Halving",
     "History",
     "JsonLines",
     "NonFinite",

@@ -1,7 +1,8 @@
 """Which samples of a batch make what is not finite: each is tried alone, so that no innocent one is named."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,24 @@ from mmfuse.losses import task_losses
 from mmfuse.model import MultimodalModel
 from mmfuse.training.objective import samples_of
 from mmfuse.training.precision import Precision
+
+
+def names_of_samples(batches: Any, first: int, window: Sequence[Batch]) -> list[list[str]]:
+    """What the samples of some batches are called: file and line, if a ``Loader`` made them, else by their numbers.
+
+    Args:
+        batches: what they come from.
+        first: how many batches of this pass came before them.
+        window: the batches.
+    """
+    source = getattr(batches, "batches", batches)  # of a Meter
+    sizes = list(map(samples_of, window))
+    if not hasattr(source, "rows_of"):
+        return [[f"sample {i} of batch {k}" for i in range(size)] for k, size in enumerate(sizes, first)]
+    place, mixed = source.dataset.place, " (or what was mixed into it)" if source.mixes else ""
+    names = [[f"{place(row)}{mixed}" for row in rows] for rows in source.rows_of(first, len(window))]
+    # A process that has no sample left in an epoch gets a blank one, which is no row.
+    return [named + ["a blank sample"] * (size - len(named)) for named, size in zip(names, sizes, strict=True)]
 
 
 def nonfinite_given(batch: Batch) -> dict[str, list[int]]:

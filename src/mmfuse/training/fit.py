@@ -21,6 +21,7 @@ from mmfuse.training.best import Best
 from mmfuse.training.compiling import compiled
 from mmfuse.training.distributed import parallel
 from mmfuse.training.ema import ExponentialMovingAverage
+from mmfuse.training.halving import Halving
 from mmfuse.training.history import History
 from mmfuse.training.log import Log, Logs
 from mmfuse.training.loop import Balance, train_epoch
@@ -74,6 +75,7 @@ def fit(  # noqa: C901, PLR0913, PLR0915  all in the order in which it happens; 
     patience: int | None = None,
     on_nonfinite: str = "raise",
     max_skips: int = 10,
+    on_out_of_memory: str = "raise",
     log: Log | Sequence[Log] | None = None,
     log_every: int = 50,
     seed: int = 0,
@@ -97,7 +99,7 @@ def fit(  # noqa: C901, PLR0913, PLR0915  all in the order in which it happens; 
         weight_decay: of matrices; biases, norms and other vectors are not decayed.
         warmup: share of the steps in which the rates rise; after that they fall to zero along a cosine.
         weigh: losses of the tasks -> one loss; their sum if None. Its parameters are trained too.
-        balance: rules that edit the gradients after ``backward``.
+        balance: rules that edit the whole gradient of a step: ``rule(model, outputs, batches)``.
         accumulate: batches in one optimizer step.
         clip: largest norm of all gradients together; None: no limit.
         ema: decay of a moving average of the weights, such as 0.999, which is then what is validated and kept.
@@ -117,6 +119,8 @@ def fit(  # noqa: C901, PLR0913, PLR0915  all in the order in which it happens; 
         patience: stop after so many epochs without a better one.
         on_nonfinite: what a loss or gradient that is not finite does: "raise", or "skip" the step and warn.
         max_skips: most steps that are skipped.
+        on_out_of_memory: what a step does that finds too little memory: "raise", or "halve": it is done again with its
+            batches cut in halves, as often as needed, and so are those that follow: the same steps in smaller parts.
         log: ``log(step, values)``, or several: called every ``log_every`` steps and after every epoch.
         log_every: optimizer steps between losses that are logged.
         seed: of dropout and everything else that is random in training.
@@ -132,6 +136,7 @@ def fit(  # noqa: C901, PLR0913, PLR0915  all in the order in which it happens; 
     given = dict(locals())
     require_settings(given)
     connect()
+    halving = Halving(on_out_of_memory)
     device = usable_device(device)
     with ExitStack() as stack:
         stack.enter_context(together())
@@ -161,7 +166,7 @@ def fit(  # noqa: C901, PLR0913, PLR0915  all in the order in which it happens; 
         tell_unreached(unfreezing.unreached(epochs), epochs)
         nonfinite = NonFinite(on_nonfinite, max_skips)
         best = Best(model, select, folder)
-        now = Progress(train)
+        now = Progress(train, halving)
         stack.callback(now.clear)
         parts = {"model": model, "weigh": weigh, "optimizer": optimizer, "schedule": schedule, "scaler": numeric.scaler}
         parts |= {"average": average, "nonfinite": nonfinite, "best": best, "progress": now, **with_state(balance)}
@@ -192,6 +197,7 @@ def fit(  # noqa: C901, PLR0913, PLR0915  all in the order in which it happens; 
                 schedule=schedule,
                 objective=objective,
                 nonfinite=nonfinite,
+                halving=halving,
                 signals=signals,
                 first_step=now.step + 1,
             ):

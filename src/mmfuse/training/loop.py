@@ -3,6 +3,7 @@
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -15,6 +16,7 @@ from mmfuse.data.loading.prefetch import prefetch
 from mmfuse.model import MultimodalModel
 from mmfuse.training.distributed import mean_over_processes, synchronising
 from mmfuse.training.gradients import Gradients
+from mmfuse.training.halving import Halving
 from mmfuse.training.memory import explaining_out_of_memory
 from mmfuse.training.nonfinite import NonFinite
 from mmfuse.training.objective import Objective, Totals, totals_of, with_equal_targets
@@ -22,7 +24,8 @@ from mmfuse.training.precision import Precision
 from mmfuse.training.signals import StopSignals
 from mmfuse.training.unfreezing import set_training
 
-Balance = Callable[[MultimodalModel, Output, Batch], None]  # edits gradients in place
+# Edits the gradient of a step in place; sees what the model made of each of its batches, detached.
+Balance = Callable[[MultimodalModel, Sequence[Output], Sequence[Batch]], None]
 
 
 def train_epoch(  # noqa: PLR0913  one keyword for each thing that a step does; an object would only hide them
@@ -38,6 +41,7 @@ def train_epoch(  # noqa: PLR0913  one keyword for each thing that a step does; 
     schedule: LRScheduler | None = None,
     objective: nn.Module | None = None,
     nonfinite: NonFinite | None = None,
+    halving: Halving | None = None,
     signals: StopSignals | None = None,
     first_step: int = 1,
 ) -> Iterator[dict[str, Tensor]]:
@@ -50,13 +54,14 @@ def train_epoch(  # noqa: PLR0913  one keyword for each thing that a step does; 
         batches: of the training data; of this process, where there are several.
         weigh: losses of the tasks -> one loss.
         optimizer: over the parameters of model and weighting.
-        balance: rules that edit the gradients after ``backward``.
+        balance: rules that edit the whole gradient of a step, before it is clipped.
         accumulate: batches in one optimizer step; the last step of an epoch takes what is left.
         clip: largest norm of all gradients together.
         precision: float32 if None.
         schedule: stepped after the optimizer.
         objective: :class:`Objective` of model and weighting, as :func:`parallel` wraps it; their own if None.
         nonfinite: what becomes of a step that is not finite: ``NonFiniteError`` if None.
+        halving: what becomes of one that runs out of memory: ``OutOfMemoryError`` if None.
         signals: its ``stop`` is set when some process has been asked to stop.
         first_step: number of the first step, for messages.
     """
@@ -64,14 +69,22 @@ def train_epoch(  # noqa: PLR0913  one keyword for each thing that a step does; 
     precision = precision or Precision("float32", device_of(model))
     objective = objective or Objective(model, weigh, keep_output=bool(balance))
     gradients = Gradients(parameter for group in optimizer.param_groups for parameter in group["params"])
-    nonfinite = nonfinite or NonFinite()
+    nonfinite, halving = nonfinite or NonFinite(), halving or Halving()
     nonfinite.begin(model, batches, weigh=weigh, accumulate=accumulate, first_step=first_step)
     set_training(model)
+    backward = partial(_backward, objective, precision)
+
+    def undo() -> None:
+        gradients.clear()
+        nonfinite.undo()
+
     for step, (window, totals) in enumerate(_steps(batches, accumulate, model, signals), start=first_step):
         gradients.clear()
-        with explaining_out_of_memory(step, model, optimizer, window, precision):
-            losses = _backward(model, objective, window, totals, balance, precision)
+        with explaining_out_of_memory(step, model, optimizer, partial(halving.cut, window), precision):
+            losses, outputs = halving.attempt(step, backward, window, totals, undo)
             precision.scaler.unscale_(optimizer)
+            for rule in balance:
+                rule(model, outputs, halving.cut(window))
             norm = gradients.norm()
             if nonfinite.may_step(losses, norm, precision):
                 if clip is not None and nonfinite.norm > 0.99 * clip:  # below, the factor is exactly 1
@@ -86,15 +99,11 @@ def train_epoch(  # noqa: PLR0913  one keyword for each thing that a step does; 
 
 
 def _backward(
-    model: MultimodalModel,
-    objective: nn.Module,
-    window: Sequence[Batch],
-    totals: Totals,
-    balance: Sequence[Balance],
-    precision: Precision,
-) -> dict[str, Tensor]:
+    objective: nn.Module, precision: Precision, window: Sequence[Batch], totals: Totals
+) -> tuple[dict[str, Tensor], list[Output]]:
     """The gradient of some batches as if they were one; returns the loss of each task over all processes."""
     losses: dict[str, Tensor] = {}
+    outputs: list[Output] = []  # none, unless the objective keeps them
     for number, batch in enumerate(window, start=1):
         with synchronising(objective, number == len(window)):
             with precision.autocast():
@@ -102,9 +111,8 @@ def _backward(
             precision.scaler.scale(total).backward()
         for name, loss in parts.items():
             losses[name] = losses[name] + loss if name in losses else loss
-        for rule in balance:
-            rule(model, output, batch)
-    return mean_over_processes(losses) if totals.processes > 1 else losses
+        outputs += [] if output is None else [output]
+    return mean_over_processes(losses) if totals.processes > 1 else losses, outputs
 
 
 def _steps(

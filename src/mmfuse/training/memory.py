@@ -2,7 +2,7 @@
 
 import inspect
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,7 +27,11 @@ _OFTEN_ABSENT = 0.3  # share of samples from which SkipAbsent is worth it
 
 @contextmanager
 def explaining_out_of_memory(
-    step: int, model: MultimodalModel, optimizer: Optimizer, window: Sequence[Batch], precision: Precision
+    step: int,
+    model: MultimodalModel,
+    optimizer: Optimizer,
+    window: Callable[[], Sequence[Batch]],
+    precision: Precision,
 ) -> Iterator[None]:
     """Around what a step computes: if memory runs out there, the error names batch and sizes, and what to change.
 
@@ -35,7 +39,7 @@ def explaining_out_of_memory(
         step: its number.
         model: that is trained.
         optimizer: of its parameters.
-        window: the batches of the step.
+        window: gives the batches of the step, as they are cut when memory runs out.
         precision: of the step.
 
     Raises:
@@ -46,7 +50,7 @@ def explaining_out_of_memory(
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        message = explain_out_of_memory(error, step, model, optimizer, window, precision)
+        message = explain_out_of_memory(error, step, model, optimizer, window(), precision)
         # The frames of the traceback would keep the activations of the step alive for who catches the error.
         traceback.clear_frames(error.__traceback__)
         raise torch.OutOfMemoryError(message) from error
@@ -89,7 +93,8 @@ def _advice(model: MultimodalModel, window: Sequence[Batch], precision: Precisio
         ways.append("precision='bf16'")
     if size > 1:
         ways.append(
-            f"batch_size={size // 2} with accumulate={2 * len(window)}, which is the same step in smaller parts"
+            f"batch_size={size // 2} with accumulate={2 * len(window)}, which is the same step in smaller parts "
+            "(on_out_of_memory='halve' does that by itself, with one process)"
         )
     encoders = {name: _inside(encoder) for name, encoder in model.encoders.items()}
     if recompute := [name for name, encoder in encoders.items() if _could_checkpoint(encoder)]:

@@ -33,6 +33,7 @@ class Meter:
         self.batches = batches
         self.epoch, self.since = Means(), Means()  # over the epoch; since the last reading
         self.samples = self.given = 0  # samples and batches of this process
+        self.skipped = 0  # steps
         self.waited = 0.0  # seconds in which there was nothing to do because no batch was there
         self.began = time.perf_counter()
         self._last = (self.began, 0, 0.0)  # time, samples, waited at the last reading
@@ -66,6 +67,7 @@ class Meter:
             skipped: the step was not made, because something was not finite.
         """
         self.since.add(losses)
+        self.skipped += skipped
         if not skipped:
             self.epoch.add(losses)
         if self.bar.update(self._done() - self.bar.n):
@@ -82,11 +84,12 @@ class Meter:
         losses, self.since = self.since.read(), Means()
         return _named("step", losses) | {f"step/{name}": value for name, value in numbers.items()}
 
-    def close(self) -> dict[str, float]:
-        """The bar ends. The means of the epoch (``train/loss``, ``train/result/loss``), and how fast it was."""
+    def close(self) -> dict[str, float | int]:
+        """The bar ends. The means of the epoch (``train/loss``, ``train/result/loss``), skipped steps, and speed."""
         self.bar.close()
         seconds = time.perf_counter() - self.began
-        return _named("train", self.epoch.read()) | _speed(self._processes * self.samples, self.waited, seconds)
+        speed = _speed(self._processes * self.samples, self.waited, seconds)
+        return _named("train", self.epoch.read()) | {"skipped_steps": self.skipped} | speed
 
     def look_back(self, tasks: Iterable[str], *, expected: int, labels: bool) -> None:
         """Say what of the epoch was not as it should be; warnings are in the name of who calls ``fit``.
@@ -126,6 +129,7 @@ class Meter:
             "since": self.since.state_dict(),
             "samples": self.samples * self._processes,
             "given": self.given,
+            "skipped": self.skipped,
             "waited": self.waited,
             "seconds": time.perf_counter() - self.began,
         }
@@ -136,6 +140,7 @@ class Meter:
         self.since.load_state_dict(state["since"])
         now = time.perf_counter()
         self.samples = int(state["samples"]) // self._processes  # other ones may have been at it before
+        self.skipped = int(state.get("skipped", 0))  # not counted once
         self.given, self.waited, self.began = int(state["given"]), state["waited"], now - state["seconds"]
         self._last = (now, self.samples, self.waited)
         self.bar.initial = self.bar.n = self._done()

@@ -17,8 +17,7 @@ from mmfuse.contracts import Batch
 from mmfuse.data.loading.report import shown
 from mmfuse.distributed import world
 from mmfuse.model import MultimodalModel
-from mmfuse.training.blame import nonfinite_given, samples_at_fault, undisturbed
-from mmfuse.training.objective import samples_of
+from mmfuse.training.blame import names_of_samples, nonfinite_given, samples_at_fault, undisturbed
 from mmfuse.training.precision import Precision
 from mmfuse.training.sharding import is_sharded
 
@@ -109,7 +108,7 @@ class NonFinite:
         Raises:
             NonFiniteError: the policy is "raise", or more than ``limit`` steps were skipped.
         """
-        _copy(self._kept, self._statistics)
+        self.undo()
         names = names_of_samples(self._batches, (step - self._first_step) * self._accumulate, window)
         error = explain_nonfinite(step, model, window, losses, precision, names)
         if self.policy == "raise":
@@ -124,6 +123,11 @@ class NonFinite:
             )
         precision.scaler.update()
         warnings.warn(f"{error} The step is skipped: {self.skipped} of at most {self.limit}.", stacklevel=4)
+
+    def undo(self) -> None:
+        """Put back the statistics of batch norm and of the weighting as they were after the last good step."""
+        if self._kept:
+            _copy(self._kept, self._statistics)
 
     def state_dict(self) -> dict[str, int]:
         """How many steps were skipped."""
@@ -221,24 +225,6 @@ def first_nonfinite(model: MultimodalModel, batch: Batch) -> str | None:
         for handle in handles:
             handle.remove()
     return found[0] if found else None
-
-
-def names_of_samples(batches: Any, first: int, window: Sequence[Batch]) -> list[list[str]]:
-    """What the samples of some batches are called: file and line, if a ``Loader`` made them, else by their numbers.
-
-    Args:
-        batches: what they come from.
-        first: how many batches of this pass came before them.
-        window: the batches.
-    """
-    source = getattr(batches, "batches", batches)  # of a Meter
-    sizes = list(map(samples_of, window))
-    if not hasattr(source, "rows_of"):
-        return [[f"sample {i} of batch {k}" for i in range(size)] for k, size in enumerate(sizes, first)]
-    place, mixed = source.dataset.place, " (or what was mixed into it)" if source.mixes else ""
-    names = [[f"{place(row)}{mixed}" for row in rows] for rows in source.rows_of(first, len(window))]
-    # A process that has no sample left in an epoch gets a blank one, which is no row.
-    return [named + ["a blank sample"] * (size - len(named)) for named, size in zip(names, sizes, strict=True)]
 
 
 def _copy(tensors: Sequence[Tensor], into: Sequence[Tensor]) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mmfuse.contracts import Batch
 from mmfuse.data.loading.loader import report_of_all
+from mmfuse.training.halving import Halving
 from mmfuse.training.history import History
 from mmfuse.training.meter import Meter
 from mmfuse.training.seeds import random_states
@@ -20,10 +21,12 @@ class Progress:
 
     Args:
         batches: of training. A ``Loader`` goes on anywhere; others are taken again up to the place and dropped.
+        halving: how far they are cut goes on, too.
     """
 
-    def __init__(self, batches: Any) -> None:
+    def __init__(self, batches: Any, halving: Halving | None = None) -> None:
         self.batches = batches
+        self.halving = halving or Halving()
         self.history = History()
         self.epoch = 1  # that is going on, or comes next
         self.step = 0  # optimizer steps made, in the whole run
@@ -91,6 +94,7 @@ class Progress:
             "epoch": self.epoch,
             "step": self.step,
             "used": self.used,
+            "parts": self.halving.parts,
             "rate": self.rate,
             "position": position(self.used - self._used_before) if middle and position is not None else None,
             "report": None if report is None else report.state_dict(),  # of rows that could not be read
@@ -102,6 +106,7 @@ class Progress:
         self.history = History(list(state["epochs"]), state["best_epoch"])
         self.epoch, self.step, self.used = int(state["epoch"]), int(state["step"]), int(state["used"])
         self.rate, self._position, self._meter = float(state["rate"]), state["position"], state["meter"]
+        self.halving.parts = int(state.get("parts", 1))  # a run of before it could be cut has none
         report = getattr(getattr(self.batches, "dataset", None), "report", None)
         if report is not None and state["report"] is not None:
             report.merge(state["report"])
