@@ -1,6 +1,8 @@
 """A step that runs out of memory is done again in smaller parts, and is the same step."""
 
+import gc
 import warnings
+import weakref
 
 import pytest
 import torch
@@ -40,10 +42,13 @@ class Limited(nn.Module):
         super().__init__()
         self.layers = nn.Sequential(nn.Linear(3, 6), nn.BatchNorm1d(6) if norm else nn.Identity(), nn.Dropout(0.3))
         self.most, self.where, self.seen = most, where, []
+        self.kept, self.left = [], []  # what was made too large, and whether it was still there later
 
     def forward(self, input):
+        self.left.append(any(kept() is not None for kept in self.kept))
         values = self.layers(input.values)
         self.seen.append(len(values))
+        self.kept = [*self.kept, weakref.ref(values)] if len(values) > self.most else []
         if len(values) > self.most:
             if self.where == "forward":
                 refuse()
@@ -92,14 +97,19 @@ def assert_same(found, expected, atol=1e-12):
 def test_the_run_is_the_one_that_began_with_smaller_batches(where):
     model = make_model(4, where)
 
-    with pytest.warns(UserWarning, match=CUT) as told:
-        found, losses = run(model, batches_of(8, 3), on_out_of_memory="halve")
+    gc.disable()
+    try:
+        with pytest.warns(UserWarning, match=CUT) as told:
+            found, losses = run(model, batches_of(8, 3), on_out_of_memory="halve")
+    finally:
+        gc.enable()
 
     expected, same = run(make_model(), batches_of(4, 6), accumulate=2)
     assert_same(found, expected)
     assert losses == pytest.approx(same, abs=1e-12)
     assert len(told) == 1
     assert model.encoders["x"].seen == [8] + [4] * 12
+    assert not any(model.encoders["x"].left)  # the second attempt has all the memory
 
 
 def test_a_step_is_cut_again_until_it_fits_and_what_was_done_before_counts_once():
