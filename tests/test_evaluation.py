@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny_data import make_model, write_rows
 
-from mmfuse import Batch, Input, Target
+from mmfuse import Batch, Features, Input, Target
 from mmfuse.data import DataError, Mixup, Sample, load_batches, read_table
 from mmfuse.data.transforms import TextTransform
 from mmfuse.evaluation import evaluate, predict
@@ -159,9 +159,13 @@ def test_what_cannot_be_evaluated_is_refused(tmp_path):
         write_answers([{}], tmp_path / "a.xls")
     with torch.no_grad():
         model.tasks["kind"].classify.bias.fill_(float("nan"))
-    with pytest.raises(ValueError, match="evaluate got answers that are not finite from the task Classification"):
+    with pytest.raises(
+        ValueError, match="evaluate got answers of the task 'kind' that are not finite, for every sample"
+    ):
         evaluate(model, load_batches(table, model))
-    with pytest.raises(ValueError, match="predict got answers that are not finite from the task Classification"):
+    with pytest.raises(
+        ValueError, match="predict got answers of the task 'kind' that are not finite, for every sample"
+    ):
         predict(model, load_batches(table, model))
     (batch,) = load_batches(table, model)
     with pytest.raises(ValueError, match="Batch.targets: unknown task 'knid'. Expected one of .* Did you mean 'kind'"):
@@ -256,3 +260,38 @@ def test_answers_to_a_text_that_would_be_cut_off_are_refused_unless_asked_for(wo
     with pytest.warns(UserWarning, match="2 values of 'text' were too long"):
         evaluate(model, batches())
     assert len(predict(model, batches(table.take([0, 2])))) == 2
+
+
+@pytest.mark.plain
+def test_the_samples_of_answers_and_losses_that_are_not_finite_are_named(tmp_path):
+    table, model = read_table(write_rows(tmp_path)), make_model()
+    audio, place = model.encoders["audio"], "train.csv line"
+
+    class Spoiled(torch.nn.Module):
+        """NaN where the clip is as long as that of rows 3, 7 and 11."""
+
+        dim, pretrained = audio.dim, False
+
+        def forward(self, x):
+            features = audio(x)
+            long = x.mask.sum(dim=1) == x.mask.shape[1] if x.mask is not None else x.present
+            return Features.from_pooled(features.pooled.masked_fill(long[:, None], float("nan")), features.present)
+
+    loaders = load_batches(table, model), load_batches(table, model, batch_size=12, bucket_by="audio")
+    model.encoders["audio"] = Spoiled()
+    told = rf"answers of the task 'kind' that are not finite, for {place} 5, {place} 9, {place} 13. .* the inputs and"
+
+    for batches in loaders:
+        with pytest.raises(ValueError, match="evaluate got " + told):
+            evaluate(model, batches)
+        with pytest.raises(ValueError, match="predict got " + told):
+            predict(model, batches)
+
+
+@pytest.mark.plain
+def test_a_label_that_is_not_finite_is_named(tmp_path):
+    batches = list(load_batches(read_table(write_rows(tmp_path)), make_model(), batch_size=5))
+    batches[1].targets["size"].values[2] = float("nan")
+
+    with pytest.raises(ValueError, match="losses of the task 'size' that are not finite, for sample 2 of batch 1. Exp"):
+        evaluate(make_model(), batches)

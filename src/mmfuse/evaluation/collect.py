@@ -4,7 +4,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,7 +14,6 @@ from mmfuse.data.loading.loader import Loader, tell_dropped
 from mmfuse.data.loading.report import ReadReport
 from mmfuse.data.tables.table import Table
 from mmfuse.distributed import connect, gather_rows, share_buffers, together, world
-from mmfuse.layers.masking import wide
 from mmfuse.losses import unknown_like
 from mmfuse.missing import hide as hide_modalities
 from mmfuse.model import MultimodalModel
@@ -29,6 +27,7 @@ class Collected:
     targets: dict[str, Target]
     weights: dict[str, Tensor]
     present: Tensor  # which samples have any modality
+    sizes: Sequence[int]  # samples of each batch of this process
 
     def mapped(self, change: Callable[[Tensor], Tensor]) -> "Collected":
         """The same with every tensor changed."""
@@ -37,6 +36,7 @@ class Collected:
             {name: Target(change(part.values), change(part.known)) for name, part in self.targets.items()},
             {name: change(part) for name, part in self.weights.items()},
             change(self.present),
+            self.sizes,
         )
 
 
@@ -103,11 +103,13 @@ def _run(model: MultimodalModel, batches: Iterable[Batch], hide: Collection[str]
             part.training = mode
     if not present:
         raise ValueError("There is not one batch. Expected at least one. Is the table, or the list, empty?")
+    sizes = [len(part) for part in present]
     return Collected(
         {name: torch.cat(parts) for name, parts in predictions.items()},
-        _joined(targets, [len(part) for part in present]),
+        _joined(targets, sizes),
         {name: torch.cat(parts) for name, parts in weights.items()},
         torch.cat(present),
+        sizes,
     )
 
 
@@ -142,17 +144,6 @@ def require_batch(batch: Any) -> None:
             f"One of the batches is a {type(batch).__name__}. Expected a Batch. Return Batch(inputs, targets) from "
             "collate_fn, or use load_batches(table, model)."
         )
-
-
-def finite_answers(caller: str, task: Any, prediction: Tensor) -> np.ndarray:
-    """What a task answers, decoded; an answer that is not finite is an error, not the first class."""
-    decoded = task.decode(wide(prediction)).cpu()
-    if not decoded.isfinite().all():
-        raise ValueError(
-            f"{caller} got answers that are not finite from the task {type(task).__name__}. Expected finite numbers. "
-            "Look for NaN in the inputs and in the weights, or use the last good checkpoint."
-        )
-    return decoded.numpy()
 
 
 def _joined(targets: Sequence[Mapping[str, Target]], sizes: Sequence[int]) -> dict[str, Target]:

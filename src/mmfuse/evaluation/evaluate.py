@@ -1,6 +1,6 @@
 """Losses and metrics of a model on some batches, task by task."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +9,8 @@ from torch import Tensor
 
 from mmfuse._checks import require_known_names
 from mmfuse.contracts import Batch, Target
-from mmfuse.evaluation.collect import collect, finite_answers
+from mmfuse.evaluation.collect import collect
+from mmfuse.evaluation.finite import finite_answers, places_of, require_finite
 from mmfuse.layers.masking import wide
 from mmfuse.losses import sample_losses
 from mmfuse.model import MultimodalModel
@@ -67,12 +68,14 @@ def evaluate(model: MultimodalModel, batches: Iterable[Batch], *, hide: Collecti
         hide: modalities that are made absent first.
 
     Raises:
-        ValueError: there is no sample, or no known label at all.
+        ValueError: there is no sample, or no known label at all; or an answer or a loss is not finite: of which
+            samples is said, by file and line where ``load_batches`` read them.
     """
     found = collect(model, batches, hide=hide)
     require_known_names("Batch.targets", found.targets, model.tasks, "task")
+    places = places_of(batches, found.sizes)
     tasks = {
-        name: _report(name, model.tasks[name], found.predictions[name], target)
+        name: _report(name, model.tasks[name], found.predictions[name], target, places)
         for name, target in found.targets.items()
         if target.known.any()
     }
@@ -89,8 +92,11 @@ def evaluate(model: MultimodalModel, batches: Iterable[Batch], *, hide: Collecti
     )
 
 
-def _report(name: str, task: Any, prediction: Tensor, target: Target) -> TaskReport:
+def _report(name: str, task: Any, prediction: Tensor, target: Target, places: Callable[[int], str]) -> TaskReport:
     prediction, values = wide(prediction[target.known]), target.values[target.known]
-    loss = float(sample_losses(name, task, prediction, values).double().mean())
-    decoded, labels = finite_answers("evaluate", task, prediction), values.cpu().numpy()
+    known = target.known.nonzero().flatten().tolist()
+    decoded = finite_answers("evaluate", name, task, prediction, lambda i: places(known[i]))
+    losses = sample_losses(name, task, prediction, values).double()
+    require_finite("evaluate", f"losses of the task {name!r}", losses, lambda i: places(known[i]))
+    loss, labels = float(losses.mean()), values.cpu().numpy()
     return TaskReport(loss, task.metrics(decoded, labels), task.report(decoded, labels), decoded, labels)

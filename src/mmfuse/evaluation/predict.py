@@ -13,7 +13,8 @@ from mmfuse._checks import require_choice
 from mmfuse.contracts import Batch
 from mmfuse.data.loading.loader import Loader
 from mmfuse.distributed import gather_texts, world
-from mmfuse.evaluation.collect import collect, finite_answers
+from mmfuse.evaluation.collect import collect
+from mmfuse.evaluation.finite import finite_answers, places_of
 from mmfuse.model import MultimodalModel
 
 _PLAIN = str | int | float | list | None  # cells that can be written down
@@ -39,6 +40,7 @@ def predict(
         truncate: answer also to what was cut off because it is too long, as training does, with one warning.
 
     Raises:
+        ValueError: an answer is not finite: of which samples is said, by file and line where they were read.
         DataError: a value is longer than its transform takes, such as a text of more than ``max_length`` tokens.
     """
     if isinstance(batches, Loader) and batches.shuffled:
@@ -52,9 +54,10 @@ def predict(
     found = collect(model, batches, hide=hide, truncate=truncate)
     rows = _cells(batches, len(found.present))
     answers: list[dict[str, Any]] = [{} for _ in rows]
+    places = places_of(batches, found.sizes)
     for name, prediction in found.predictions.items():
         task: Any = model.tasks[name]
-        for answer, decoded in zip(answers, finite_answers("predict", task, prediction), strict=True):
+        for answer, decoded in zip(answers, finite_answers("predict", name, task, prediction, places), strict=True):
             answer.update({f"{name}_{key or 'predicted'}": value for key, value in task.answer(decoded).items()})
     for name, weight in found.weights.items():
         for answer, share in zip(answers, weight.tolist(), strict=True):
