@@ -10,7 +10,7 @@ from PIL import Image
 from tiny_data import make_model, write_rows
 from tiny_loader import Number, model_of
 
-from mmfuse.data import DataError, TableDataset, load_batches, read_table
+from mmfuse.data import DataError, Sample, TableDataset, load_batches, read_table
 from mmfuse.data.transforms import Augment
 from mmfuse.evaluation import evaluate, predict
 from mmfuse.training import fit
@@ -51,6 +51,14 @@ def test_the_first_bad_file_stops_the_run_within_its_batch(tmp_path, workers):
             match=rf"t.csv line {row + 2}, column '{modality}': file .*{name}.* Or pass on_error='absent' to go on",
         ):
             next(batches)
+
+
+@pytest.mark.plain
+def test_the_first_bad_row_of_a_batch_is_told_though_files_are_looked_up_before_they_are_read(tmp_path):
+    table = spoiled_files(tmp_path)
+
+    with pytest.raises(DataError, match=r"t.csv line 22, column 'image': file .*cut.png"):
+        list(load_batches(table.take([19, 20, 90]), make_model()))  # the last one is missing
 
 
 @pytest.mark.plain
@@ -182,6 +190,22 @@ def test_values_that_are_not_finite_may_be_absent_skipped_or_let_through():
     assert absent.inputs["x"].zeroed().values.isfinite().all()
     assert skipped.targets["y"].known.tolist() == [True, True, False, True]
     assert through.inputs["x"].present.all() and through.inputs["x"].values.isnan().sum() == 1
+
+
+class Samples(list, torch.utils.data.Dataset):
+    """Samples that somebody else has made."""
+
+
+def test_what_a_transform_promises_to_be_finite_is_believed_of_what_it_has_made_alone():
+    class Promised(Pair):
+        finite = True
+
+    bad = torch.tensor([[1.0, torch.nan]])
+
+    (batch,) = load_batches(sequences(_1=bad.numpy()), model_of({}, x=Promised()))
+    assert batch.inputs["x"].values.isnan().sum() == 1
+    with pytest.raises(DataError, match="1 of 2 values are NaN"):
+        list(load_batches(Samples([Sample({"x": bad}, {})]), model_of({}, x=Promised())))
 
 
 def test_large_values_whose_sum_overflows_are_finite():

@@ -252,6 +252,25 @@ def test_reading_leaves_every_global_generator_as_it_was(make):
     assert torch.equal(torch.get_rng_state(), states[2])
 
 
+@pytest.mark.plain  # the shape checks draw from Python's generator, too
+def test_generators_that_a_transform_does_not_ask_are_not_seeded():
+    class TorchAlone(Noise):
+        torch_only = True
+
+    batches = load_batches(read_table(rows_of(4)), model_of(x=TorchAlone()), seed=3)
+    random.seed(1), np.random.seed(1)
+    expected = [(np.random.random(), random.random()) for _ in range(4)]
+    random.seed(1), np.random.seed(1)
+    state = torch.get_rng_state()
+
+    (batch,) = batches
+
+    assert torch.equal(torch.get_rng_state(), state)
+    (seeded,) = load_batches(read_table(rows_of(4)), model_of(x=Noise()), seed=3)
+    torch.testing.assert_close(batch.inputs["x"].values[:, 2:], torch.tensor(expected))
+    assert torch.equal(batch.inputs["x"].values[:, :2], seeded.inputs["x"].values[:, :2])
+
+
 @pytest.mark.plain
 @pytest.mark.parametrize("act", ["kill", "exit"])
 def test_a_worker_that_dies_names_the_row_it_was_reading(act):

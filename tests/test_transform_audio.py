@@ -248,6 +248,10 @@ def test_says_what_is_wrong_with_a_clip(tmp_path):
         (packed(tone(8000, 0.02), 8000), r"clip has 320 samples \(20 ms\).*Expected at least 400"),
         (broken, r"2 of 1000 samples that are NaN or infinite\. Expected finite.*Write"),
         ((np.array([np.nan] * 812 + [0.0] * 188), 16000), r"812 of 1000 samples that are NaN"),
+        (
+            (torch.full((1000,), 1e19), 16000),
+            r"samples of up to 1e\+19\. Expected a waveform of about -1 to 1\. D",
+        ),
         (b"hello, I am no sound" * 20, r"not a clip that can be read.*Expected wav, flac, mp3 or ogg\. Convert"),
         (packed(tone(16000), 16000)[:30], r"not a clip that can be read, or it breaks off.*copy it again"),
         (_with_frames(packed(tone(16000), 16000, "FLAC"), 0), r"does not tell how long.*Expected a whole file.*Write"),

@@ -151,7 +151,7 @@ class BatchDataset(Dataset):
             given = make_whole_input(values.tensors, transform)
         else:
             given = self._stacked(name, list(values.tensors), problems)
-        bad = nonfinite_rows(given) if self._check_finite else {}
+        bad = nonfinite_rows(given) if self._check_finite and not values.finite else {}
         for place, message in bad.items():
             problems.add(place, name, ValueError(message))
         return _only(given, problems.kept(bad)) if bad else given

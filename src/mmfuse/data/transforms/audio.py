@@ -41,6 +41,7 @@ class AudioTransform:
     """
 
     takes_path = True
+    finite = True
     padding = 0.0
     random = False
 
@@ -114,13 +115,18 @@ class AudioTransform:
 
 
 def _require_finite(wave: Tensor) -> None:
-    if math.isfinite(wave.sum()):  # 30 times faster than to look at each
+    """Raise ValueError unless all that is made of it will be finite, too: filtered, and divided by its deviation."""
+    if math.isfinite(wave.dot(wave)):  # 30 times faster than to look at each
         return
     if broken := int((~wave.isfinite()).sum()):
         raise ValueError(
             f"The clip has {broken} of {len(wave)} samples that are NaN or infinite. Expected finite samples. "
             "Write the file again from its source, or leave the clip out (None)."
         )
+    raise ValueError(
+        f"The clip has samples of up to {float(wave.abs().max()):.3g}. Expected a waveform of about -1 to 1. "
+        "Divide it by its largest sample, or leave the clip out (None)."
+    )
 
 
 def _normalized(wave: Float[Tensor, " time"]) -> Float[Tensor, " time"]:

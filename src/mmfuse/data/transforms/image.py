@@ -65,6 +65,7 @@ class ImageTransform:
     """
 
     takes_path = True
+    torch_only = True
     padding = None
 
     def __init__(

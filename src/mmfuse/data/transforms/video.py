@@ -58,6 +58,7 @@ class VideoTransform:
     """
 
     takes_path = True
+    torch_only = True
 
     def __init__(  # noqa: PLR0913  what to take of time and of space, and two limits
         self,
