@@ -16,7 +16,7 @@ from mmfuse.fusion import Concat
 from mmfuse.tasks import Classification
 from mmfuse.training import fit
 
-BATCH = 16
+BATCH, BATCHES = 16, 4  # and how many an epoch has
 
 
 def images(setting: Setting) -> list[Row]:
@@ -36,13 +36,14 @@ def sound(setting: Setting) -> list[Row]:
 
 
 def _overhead(setting: Setting, name: str, modality: str, encoder, paths: list[Path], *, train: bool = False) -> Row:
-    """Batches with masks, labels and checks, against the same transform and stacking alone."""
+    """Epochs of batches with masks, labels and checks, against the same transform and stacking alone."""
+    paths = paths * BATCHES
     table = _table(modality, paths)
     model = model_of({modality: encoder}, {"label": Classification(4, ["a", "b"])})
     batches = load_batches(table, model, train=train, batch_size=BATCH)
     other = partial(data_rows.batches, paths, encoder.transform(train), BATCH)
     name = f"loading {name}: time to transforms and stacking alone"
-    return slower(setting, name, partial(_drain, batches), lambda: _drain(other()), 1.05)
+    return slower(setting, name, partial(_drain, batches), lambda: _drain(other()), 1.05, unit=BATCHES)
 
 
 def waiting(setting: Setting) -> list[Row]:
