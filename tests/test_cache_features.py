@@ -325,6 +325,27 @@ def test_a_stale_cache_is_refused_and_the_message_says_what_changed(tmp_path, mo
         cache(model, table, tmp_path / "cache")
 
 
+def test_a_file_that_changes_after_caching_is_not_read_as_it_was(tmp_path):
+    table, model = make_table(tmp_path), make_parts()
+    cached = cache(model, table, tmp_path / "cache")
+
+    np.save(tmp_path / "5.npy", np.ones(DIM, np.float32))
+
+    with pytest.raises(ValueError, match=r"features of 1 cells of 'sensor' are not in .*table.csv line 7"):
+        load_batches(table, cached)
+
+
+def test_an_encoder_is_asked_as_in_evaluation_and_goes_on_as_it_was(tmp_path):
+    table, model = make_table(tmp_path), make_parts().train()
+    model.encoders["sensor"].dropout.eval()
+
+    cached = cache(model, table, tmp_path / "cache")
+
+    assert [part.training for part in model.encoders["sensor"].modules()] == [True, False]
+    assert model.encoders["words"].training
+    assert predict(cached, load_batches(table, cached)) == predict(model, load_batches(table, model))
+
+
 def test_another_dtype_is_refused(tmp_path):
     table, model = make_table(tmp_path), make_parts()
     cache(model, table, tmp_path / "cache")
@@ -547,7 +568,9 @@ def test_what_it_takes_and_saves_is_told_beforehand(tmp_path, capsys):
     said = capsys.readouterr().err
     assert "sensor: 24 bytes a sample (tokens and pooled vector, torch.float16), 456 bytes for 19 of them" in said
     assert "Encoding takes" in said
-    assert re.search(r"every later epoch over them saves so much, less .* pays from [\d.e+]+ .?B a second on", said)
+    assert re.search(
+        r"in all, which every later epoch saves: .* more than [\d.e+]+ .?B a second, reading is faster", said
+    )
     assert "more: not cached, 6 of its parameters learn." in said
     assert "words: rounding changed" in said
     (size,) = re.findall(r"words: .*float16\), ([\d.]+) KB for 21 of them", said)

@@ -111,8 +111,8 @@ def _plan(encoding: Encoding, folder: Path, cells: int, size: float, seconds: fl
     return (
         f"{encoding.name}: {readable(size / cells)} a sample ({what}, {encoding.dtype}), {readable(size)} for {cells} "
         f"of them, {readable(free)} are free. Encoding takes {_duration(seconds / cells)} a sample, "
-        f"{_duration(seconds)} in all: every later epoch over them saves so much, less the time to read them, which "
-        f"pays from {readable(size / seconds)} a second on."
+        f"{_duration(seconds)} in all, which every later epoch saves: where the disk gives more than "
+        f"{readable(size / seconds)} a second, reading is faster."
     )
 
 
