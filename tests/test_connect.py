@@ -8,6 +8,7 @@ from torch import nn
 
 from mmfuse.distributed import (
     agree,
+    background,
     connect,
     disconnect,
     gather_rows,
@@ -34,6 +35,7 @@ def test_a_process_on_its_own_meets_nobody(monkeypatch):
     assert gather_texts("ä") == ["ä"]
     assert torch.equal(gather_rows(torch.ones(2, 3))[0], torch.ones(2, 3))
     share_buffers(nn.BatchNorm1d(2))
+    assert background() is None
     disconnect()
 
 
@@ -64,6 +66,21 @@ def test_torchrun_s_environment_is_known_before_they_meet_and_they_meet_once():
     found = [each.result for each in outcomes(2, meet, meet=False)]
 
     assert found == [(0, 2, "main", [2.0, 1.0]), (1, 2, "other", [2.0, 1.0])]
+
+
+def groups() -> tuple[bool, float, list[float]]:
+    disconnect()
+    connect(17.0)
+    first = background()
+    waits = first._get_backend(torch.device("cpu")).options._timeout.total_seconds()
+    same = first is background()
+    disconnect()
+    connect(17.0)
+    return same and first is not background(), waits, agree([rank(), 1], background())
+
+
+def test_there_is_one_group_for_the_background_that_waits_as_long_as_the_first():
+    assert [each.result for each in outcomes(2, groups, meet=False)] == [(True, 17.0, [1.0, 2.0])] * 2
 
 
 def talk() -> tuple[list, list[str]]:

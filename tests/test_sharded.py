@@ -1,6 +1,7 @@
 """Checkpoints of several processes: shards of FSDP2 and copies of DDP, read on any other number of processes."""
 
 import os
+import time
 
 import pytest
 import torch
@@ -180,6 +181,32 @@ def test_an_error_of_one_process_is_one_of_all_and_nothing_half_written_stays(tm
         assert (f"Process {at} could not write its part of the checkpoint of 2" in text) == (number != at)
         assert steps == [1, 3]
     assert not [*(tmp_path / "checkpoints").glob(".*")]
+
+
+def two_at_once(folder):
+    """What is kept by two writers, each of which is slow on another process."""
+    own = writing.write_tensors
+
+    def slowly(path, tensors):
+        time.sleep(0.3 * (("one" in str(path)) == (rank() == 0)))
+        return own(path, tensors)
+
+    writing.write_tensors = slowly
+    parts, one, other = {"model": nn.Linear(3, 3)}, Checkpoints(folder, name="one"), Checkpoints(folder, name="other")
+    for step in (1, 2):
+        one.save(step, parts, {})
+        other.save(10 * step, parts, {})
+    again = Checkpoints(folder, name="one")  # talks while they write
+    found = again.load(parts)
+    one.wait()
+    other.wait()
+    return one.steps, other.steps, found
+
+
+def test_two_writers_at_once_do_not_mix_what_they_say(tmp_path):
+    for one, other, found in run(2, two_at_once, tmp_path):
+        assert (one, other) == ([1, 2], [10, 20])
+        assert found == {}
 
 
 def die_while_writing(folder):

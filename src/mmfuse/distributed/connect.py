@@ -3,12 +3,14 @@
 import atexit
 import os
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
 _VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _groups = 0  # made by this process so far: each has names of its own in the store
+_background: tuple[Any, Any] = (None, None)  # the group of all processes that it was made beside, and itself
 
 
 def connect(timeout: float = 600.0) -> None:
@@ -50,6 +52,22 @@ def disconnect() -> None:
     """Leave the other processes, if they are met. Happens by itself at the end of the program."""
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def background() -> Any:
+    """A second group of all processes, over gloo: for one thread that talks while training does. None on one process.
+
+    There is one for as long as the processes are met, with their timeout. The first time, all call it together.
+    """
+    global _background
+    if world() == 1:
+        return None
+    connect()
+    first = dist.group.WORLD
+    if _background[0] is not first:
+        timeout = first._get_backend(torch.device("cpu")).options._timeout  # type: ignore[union-attr]
+        _background = (first, dist.new_group(backend="gloo", timeout=timeout))
+    return _background[1]
 
 
 def rank() -> int:

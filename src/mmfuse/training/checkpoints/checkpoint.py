@@ -6,10 +6,7 @@ and ``MANIFEST.json`` (size and sha256 of the files). Several processes write a 
 """
 
 import os
-import sys
-import threading
 import warnings
-import weakref
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +15,9 @@ from torch import Tensor
 
 from mmfuse._checks import require_count
 from mmfuse._files import CorruptCheckpointError
+from mmfuse.distributed import background
 from mmfuse.persistence.manifest import first_difference
+from mmfuse.training.checkpoints.background import Background
 from mmfuse.training.checkpoints.places import Places, files_of
 from mmfuse.training.checkpoints.processes import Processes
 from mmfuse.training.checkpoints.restore import put_back, read_states, require_same_settings
@@ -28,7 +27,6 @@ from mmfuse.training.checkpoints.state_tree import put_together, take_apart
 from mmfuse.training.checkpoints.writing import Writing
 from mmfuse.training.seeds import random_states, restore_random_states, seed_everything, seed_of
 
-MOST = 100  # checkpoints that are looked at
 RandomStates = Mapping[str, Tensor]  # as random_states gives them
 
 
@@ -55,14 +53,13 @@ class Checkpoints:
         needed: Callable[[], Collection[int]] = tuple,
     ) -> None:
         require_count("Checkpoints", keep=keep)
+        self._writers = Processes(background())
         self._processes = Processes()
-        (writer,) = self._processes.first([os.getpid()], 1)
+        (writer,) = self._processes.first([os.getpid()])
         self._places = Places(Path(folder) / name, unit, writer)
         self._keep, self._needed = keep, needed
         self._snapshots = Snapshots(self._processes.rank)
-        self._thread: threading.Thread | None = None
-        self._errors: list[BaseException] = []
-        weakref.finalize(self, _tell, self._errors)
+        self._background = Background()
         self._whole: int | None = None  # the last that is known to be whole
         self._loaded: tuple[int, int, Mapping[str, RandomStates]] | None = None  # seed, step, random states
 
@@ -92,14 +89,10 @@ class Checkpoints:
         whole = self._say_whole()
 
         def work() -> None:
-            try:
-                Writing(self._places, step, snapshot, self._processes, whole).run(self._keep, self._needed)
-                self._whole = step
-            except BaseException as error:
-                self._errors.append(error)
+            Writing(self._places, step, snapshot, self._writers, whole).run(self._keep, self._needed)
+            self._whole = step
 
-        self._thread = threading.Thread(target=work, name=f"checkpoint of {self._places.unit} {step}")
-        self._thread.start()  # not a daemon: the process does not end before the checkpoint is written
+        self._background.begin(work, name=f"checkpoint of {self._places.unit} {step}")
 
     def wait(self) -> None:
         """Wait until the checkpoint is on the disk.
@@ -107,11 +100,7 @@ class Checkpoints:
         Raises:
             OSError: it could not be written.
         """
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
-        if self._errors:
-            raise self._errors.pop()
+        self._background.wait()
 
     def load(
         self,
@@ -173,8 +162,7 @@ class Checkpoints:
         """The newest that is whole for all processes, and its number; each looks at some of the files."""
         processes = self._processes
         broken: list[str] = []
-        flat = [number for pair in reversed(self._places.all()) for number in pair]
-        listed = processes.first(flat, 2 * MOST)
+        listed = processes.first([number for pair in reversed(self._places.all()) for number in pair])
         pairs = [*zip(listed[::2], listed[1::2], strict=True)]
         if step is not None and step not in (number for number, _ in pairs):
             raise ValueError(
@@ -227,12 +215,6 @@ class Checkpoints:
         if self._whole is not None:
             return f"The checkpoint of {unit} {self._whole} is whole."
         return f"That of {unit} {there[-1]} is as it was." if there else "There is none before it."
-
-
-def _tell(errors: list[BaseException]) -> None:
-    """Say at least at the end what nobody waited for."""
-    for error in errors:
-        sys.excepthook(type(error), error, error.__traceback__)
 
 
 def _as_json(progress: Mapping[str, Any]) -> Any:
