@@ -94,7 +94,7 @@ class Halving:
             f"Step {step} ran out of memory. It was done again in smaller parts, and so is what comes: each batch is "
             f"cut in {self.parts}, to at most {largest} samples here, and the steps stay the same. A smaller "
             "batch_size with a larger accumulate spares the attempt.",
-            stacklevel=4,
+            stacklevel=5,  # who called fit
         )
 
 

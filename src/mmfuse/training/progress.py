@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mmfuse.contracts import Batch
 from mmfuse.data.loading.loader import report_of_all
+from mmfuse.distributed import world
 from mmfuse.training.halving import Halving
 from mmfuse.training.history import History
 from mmfuse.training.meter import Meter
@@ -106,7 +107,9 @@ class Progress:
         self.history = History(list(state["epochs"]), state["best_epoch"])
         self.epoch, self.step, self.used = int(state["epoch"]), int(state["step"]), int(state["used"])
         self.rate, self._position, self._meter = float(state["rate"]), state["position"], state["meter"]
-        self.halving.parts = int(state.get("parts", 1))  # a run of before it could be cut has none
+        # Several processes must make equally many passes, and have smaller batches than the one that cut them. A
+        # checkpoint from before batches could be cut says nothing of it.
+        self.halving.parts = int(state.get("parts", 1)) if world() == 1 else 1
         report = getattr(getattr(self.batches, "dataset", None), "report", None)
         if report is not None and state["report"] is not None:
             report.merge(state["report"])
