@@ -1,7 +1,7 @@
 """Learned queries that read each other and every other layer the tokens, plainly."""
 
 import torch
-from plain._attention import attend
+from plain._attention import attend, attend_self
 
 
 def qformer(fusion, features):
@@ -9,8 +9,7 @@ def qformer(fusion, features):
     tokens = fusion.norm_tokens(tokens)
     queries = fusion.queries.expand(len(tokens), -1, -1)
     for place, layer in enumerate(fusion.layers):
-        normed = layer.norm_self(queries)
-        queries = queries + attend(layer.attend_self, normed, normed)
+        queries = queries + attend_self(layer.attend_self, layer.norm_self(queries))
         if place % 2 == 0:
             queries = queries + attend(layer.attend_cross, layer.norm_cross(queries), tokens)
         queries = queries + layer.feed_forward(layer.norm_feed_forward(queries))

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from fusion_equations import assert_equals, attend, feed_forward, linear, real_tokens
+from fusion_equations import assert_equals, attend, attend_self, feed_forward, linear, real_tokens
 
 from mmfuse.fusion.qformer import QFormer
 from mmfuse.testing import DIMS, check_fusion, random_features
@@ -36,7 +36,7 @@ def test_equals_its_equation(names):
         queries = list(fusion.queries)
         for place, layer in enumerate(fusion.layers):
             normed = [layer.norm_self(x) for x in queries]
-            queries = [x + attend(layer.attend_self, y, normed) for x, y in zip(queries, normed, strict=True)]
+            queries = [x + y for x, y in zip(queries, attend_self(layer.attend_self, normed), strict=True)]
             if place in (0, 2):
                 queries = [x + attend(layer.attend_cross, layer.norm_cross(x), keys) for x in queries]
             queries = [x + feed_forward(layer.feed_forward, layer.norm_feed_forward(x)) for x in queries]

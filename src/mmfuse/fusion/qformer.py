@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from mmfuse._checks import require_dims, require_positive, require_share
 from mmfuse._record import recorded
 from mmfuse.contracts import Features, Fused
-from mmfuse.layers.attention import Attention, require_heads
+from mmfuse.layers.attention import Attention, SelfAttention, require_heads
 from mmfuse.layers.join import JoinTokens
 from mmfuse.layers.transformer import FeedForward
 
@@ -96,7 +96,7 @@ class _Layer(nn.Module):
     def __init__(self, dim: int, num_heads: int, dropout: float, *, reads: bool) -> None:
         super().__init__()
         self.norm_self = nn.LayerNorm(dim)
-        self.attend_self = Attention(dim, num_heads)
+        self.attend_self = SelfAttention(dim, num_heads)
         if reads:
             self.norm_cross = nn.LayerNorm(dim)
             self.attend_cross = Attention(dim, num_heads)
@@ -111,8 +111,7 @@ class _Layer(nn.Module):
         tokens: Float[Tensor, "batch time dim"],
         mask: Bool[Tensor, "batch time"],
     ) -> Float[Tensor, "batch query dim"]:
-        normed = self.norm_self(queries)
-        queries = queries + self.dropout(self.attend_self(normed, normed))
+        queries = queries + self.dropout(self.attend_self(self.norm_self(queries)))
         if self.reads:
             queries = queries + self.dropout(self.attend_cross(self.norm_cross(queries), tokens, mask))
         return queries + self.dropout(self.feed_forward(self.norm_feed_forward(queries)))
