@@ -80,3 +80,19 @@ def test_what_rank_0_could_not_write_is_an_error_of_all(tmp_path):
 
     assert [first.code, second.code] == [1, 1]
     assert "save failed on rank 0: " in str(second.error)
+
+
+def save_where_rank_0_looks(folder: Path) -> None:
+    mmfuse.save(make_model(), folder / ("model" if rank() == 0 else "other"))
+
+
+@pytest.mark.plain
+def test_a_folder_of_something_else_is_an_error_of_all(tmp_path):
+    """Rank 0 looks: to the others the folder may be one that it is just making."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "notes.txt").write_text("")
+
+    first, second = outcomes(2, save_where_rank_0_looks, tmp_path)
+
+    assert "model holds something that is not a saved model" in str(first.error)
+    assert "save failed on rank 0: FileExistsError: " in str(second.error)

@@ -1,11 +1,13 @@
 """A model -> the folder of a saved model."""
 
 import json
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from mmfuse._checks import require_kind
 from mmfuse._files import hash_file, read_json, write_folder, write_tensors
 from mmfuse.distributed import rank_0_first, whole_state
 from mmfuse.model import MultimodalModel
@@ -29,14 +31,18 @@ def save(model: MultimodalModel, folder: str | Path) -> None:
         FileExistsError: the folder holds something else.
         RuntimeError: some processes share the weights (``strategy="fsdp"``), and not all of them save.
     """
+    require_kind("save", "folder", folder, (str, PathLike), "a path. Write save(model, 'model')")
     folder = Path(folder)
     if not _is_itself(model):
         raise TypeError(
             f"save got a {type(model).__name__}. Expected a MultimodalModel itself, not a class round it or below it: "
             "its own code would be lost. Give the model inside (model.module or model._orig_mod)."
         )
-    if folder.exists() and not _is_model(folder) and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder} holds something that is not a saved model. Expected a new folder. Choose one.")
+    with rank_0_first("save") as mine:
+        if mine and folder.exists() and not _is_model(folder) and (not folder.is_dir() or any(folder.iterdir())):
+            raise FileExistsError(
+                f"{folder} holds something that is not a saved model. Expected a new folder. Choose one."
+            )
     model = _with_encoders(model)
     state = whole_state(model, "save")
     tokenizers: dict[str, Any] = {}
