@@ -125,6 +125,21 @@ def test_features_that_are_not_finite_are_an_error(tmp_path):
 # Interrupted, shared, full, damaged.
 
 
+def test_a_file_that_is_written_to_while_features_are_made_is_named(tmp_path):
+    table, model = make_table(tmp_path), make_parts()
+
+    def write(module, given):
+        np.save(tmp_path / "4.npy", np.ones(DIM, np.float32))  # a key of its old content is taken by now
+
+    handle = model.encoders["sensor"].register_forward_pre_hook(write)
+    with pytest.raises(DataError, match=r"table.csv line 6, column 'sensor': file 4.npy was written to while"):
+        cache(model, table, tmp_path / "cache", batch_size=2)
+    handle.remove()
+    cached = cache(model, table, tmp_path / "cache")
+
+    assert predict(cached, load_batches(table, cached)) == predict(model, load_batches(table, model))
+
+
 class Killed:
     """Kills its process at a certain writing of a file, before, in the middle of or after it."""
 

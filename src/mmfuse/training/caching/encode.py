@@ -8,11 +8,14 @@ import torch
 from torch import nn
 
 from mmfuse.contracts import Features
+from mmfuse.data.errors import DataError
 from mmfuse.data.loading.dataset import TableDataset
 from mmfuse.data.loading.passes import BatchOrder, Pass
 from mmfuse.data.loading.report import Read
 from mmfuse.data.loading.workers import Workers
 from mmfuse.training.caching.shards import ShardWriter, Stored
+
+Changed = Callable[[Sequence[int], Sequence[bytes]], list[int]]  # which rows no longer have the keys that they had
 
 
 class Reading(NamedTuple):
@@ -52,16 +55,22 @@ class Encoding:
         self.unreadable: dict[str, str] = {}  # why, by the key in hexadecimal digits
 
     def run(
-        self, rows: Sequence[int], keys: Sequence[bytes], writer: ShardWriter, reading: Reading
+        self, rows: Sequence[int], keys: Sequence[bytes], writer: ShardWriter, reading: Reading, changed: Changed
     ) -> Generator[int, None, None]:
-        """Encode some rows; yields, after each batch, how many cells it had. ``seconds`` says how long it took."""
+        """Encode some rows; yields, after each batch, how many cells it had. ``seconds`` says how long it took.
+
+        Raises:
+            DataError: a file was written to after its key was taken: its features would stand under a wrong one.
+        """
         key_of = dict(zip(rows, keys, strict=True))
         batches = [list(rows[start : start + reading.batch_size]) for start in range(0, len(rows), reading.batch_size)]
         began, restore = time.perf_counter(), _in_evaluation(self.encoder)
         try:
             for read in _reads(self.dataset, batches, reading.workers, reading.timeout):
                 self.dataset.report.add(read)
-                for sample in self._encode(read, [key_of[row] for row in read.rows]):
+                own = [key_of[row] for row in read.rows]
+                self._require_unchanged(changed(read.rows, own))
+                for sample in self._encode(read, own):
                     writer.add(sample)
                 now = time.perf_counter()
                 self.seconds, began = now - began, now
@@ -69,6 +78,15 @@ class Encoding:
         finally:  # also of a run that is interrupted
             restore()
             writer.flush()
+
+    def _require_unchanged(self, changed: Sequence[int]) -> None:
+        if changed:
+            row = changed[0]
+            raise DataError(
+                f"{self.dataset.place(row, self.name)}: file {self.dataset.content(row, self.name)} was written to "
+                "while features were made. Expected files that stay as they are. Call cache_features again when they "
+                "do; it goes on where it was."
+            )
 
     def _encode(self, read: Read, keys: Sequence[bytes]) -> Iterator[Stored]:
         key_of = dict(zip(read.rows, keys, strict=True))

@@ -4,6 +4,7 @@ import shutil
 import sys
 import warnings
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,14 +32,17 @@ def fill(encoding: Encoding, folder: Path, reading: Reading, *, progress: bool) 
     for place in (folder, folder.parent):
         remove_unfinished(place)
     verify_touched(folder)
-    cells = _missing(encoding, folder)
+    transform = encoding.dataset.transforms[encoding.name]
+    reader = KeyedReader(encoding.dataset.table, encoding.name, transform, cache=False, seed=0)
+    known = Keys(folder.parent, rank())
+    cells = _missing(encoding, folder, reader, known)
     rows, keys = [cell.row for cell in cells], [cell.key for cell in cells]
     writer, line = ShardWriter(folder), ""
     total = int(agree([len(cells)])[0])
     if progress and is_main() and not total:
         tqdm.write(f"{encoding.name}: the features of all cells are in {folder} already.", file=sys.stderr)
     bar = tqdm(total=total, desc=encoding.name, unit=" cells", disable=not (progress and is_main() and total))
-    with bar, closing(encoding.run(rows, keys, writer, reading)) as steps:
+    with bar, closing(encoding.run(rows, keys, writer, reading, partial(reader.changed, known))) as steps:
         # All processes take each step together: one that has less to do does not wait for the others in silence.
         while done := int(agree([count := next(steps, 0)])[0]):
             if not line and writer.samples:
@@ -58,12 +62,9 @@ def fill(encoding: Encoding, folder: Path, reading: Reading, *, progress: bool) 
     agree([0.0])
 
 
-def _missing(encoding: Encoding, folder: Path) -> list["_Cell"]:
+def _missing(encoding: Encoding, folder: Path, reader: KeyedReader, known: Keys) -> list["_Cell"]:
     """The cells of this process whose features are not stored: each once, in however many rows it stands."""
-    table, transform = encoding.dataset.table, encoding.dataset.transforms[encoding.name]
-    reader = KeyedReader(table, encoding.name, transform, cache=False, seed=0)
-    known = Keys(folder.parent, rank())
-    mine = torch.arange(len(table))[rank() :: world()]
+    mine = torch.arange(len(encoding.dataset.table))[rank() :: world()]
     found = reader.keys(mine, known)
     known.save()
     first: dict[bytes, int] = {}
@@ -75,7 +76,7 @@ def _missing(encoding: Encoding, folder: Path) -> list["_Cell"]:
             lost.append(_Cell(row, b"", 1))
     stored = FeatureStore(folder, encoding.encoder.dim, encoding.dtype).find(list(first)).tolist()
     pairs = [pair for pair, place in zip(first.items(), stored, strict=True) if place < 0]
-    if transform.padding is None:
+    if encoding.dataset.transforms[encoding.name].padding is None:
         return [_Cell(row, key, 1) for key, row in pairs] + lost
     sizes = reader.sizes([row for _, row in pairs])
     cells = [_Cell(row, key, max(1, size)) for (key, row), size in zip(pairs, sizes, strict=True)]

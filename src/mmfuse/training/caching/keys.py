@@ -3,7 +3,7 @@
 import hashlib
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -111,6 +111,13 @@ class KeyedReader(CellReader):
             except (ValueError, OSError) as error:
                 found.append(error)
         return found
+
+    def changed(self, keys: Keys, rows: Sequence[int], before: Sequence[bytes]) -> list[int]:
+        """Which rows are files that were written to since their keys were taken; those that had none do not count."""
+        if not self._transform.takes_path:
+            return []
+        now = self.keys(torch.tensor(rows, dtype=torch.int64), keys)
+        return [row for row, key, then in zip(rows, now, before, strict=True) if then and key != then]
 
     def sizes(self, rows: list[int]) -> list[int]:
         """How large each cell is, in whatever its kind is measured by: those of like size are of like length."""

@@ -3,7 +3,7 @@
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +39,11 @@ def filling(folder: Path) -> Iterator[None]:
 class _Lock:
     def __init__(self, path: Path) -> None:
         self._file: Any = None
-        try:
+        with suppress(ImportError, OSError):  # no such locks here, or a folder that may only be read
             import fcntl
 
             self._how = fcntl
             self._file = path.open("ab")
-        except (ImportError, OSError):  # no such locks here, or a folder that may only be read
-            return
 
     def is_mine(self) -> bool:
         """Whether nobody else has it, as far as can be told; this asks for it."""

@@ -9,6 +9,8 @@ from mmfuse.training.caching.keys import stats_of
 from mmfuse.training.caching.shards import DIGITS, shards_of
 from mmfuse.training.caching.whole import write_note
 
+_NOTE = "whole.json"  # what the shards of a folder were like when they were whole
+
 
 def verify_features(folder: str | Path) -> None:
     """Read every shard below a folder and compare it with its hash. Takes as long as reading the files does.
@@ -49,9 +51,6 @@ def note_whole(folder: Path) -> None:
         now = {path.name: list(stats_of(path)) for path in shards_of(folder)}
         if now != _noted(folder):
             write_note(folder / _NOTE, now)
-
-
-_NOTE = "whole.json"
 
 
 def _noted(folder: Path) -> dict[str, list[int]]:

@@ -62,8 +62,10 @@ def full_disk(folder: Path, needed: int, number: int = errno.ENOSPC) -> OSError:
 
 
 def size_of(content: Mapping[str, Any]) -> int:
-    """Bytes of some tensors."""
-    return sum(x.numel() * x.element_size() for x in content.values() if isinstance(x, Tensor))
+    """Bytes of some tensors, or of what is written as JSON."""
+    if not all(isinstance(x, Tensor) for x in content.values()):
+        return len(json.dumps(content))
+    return sum(x.numel() * x.element_size() for x in content.values())
 
 
 def readable(size: int | float) -> str:
