@@ -1,5 +1,6 @@
 """The benchmarks, run as a user runs them. No time is asserted: only what is the same on every machine."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -50,6 +51,41 @@ def test_kernels_stay_below_their_limit(rows, goal):
 
     assert len(limits) == 2
     assert {name: row["ours"] for name, row in limits.items() if not row["met"]} == {}
+
+
+@pytest.fixture
+def joining(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module("joining"), importlib.import_module("fusion_page"), importlib.import_module("common")
+
+
+def written(common, path, *, time, quick=False):
+    rows = [common.Row(f"Concat: {kind}", time, 2.0, time / 2.0, 1.05) for kind in KINDS]
+    rows.append(common.Row("G12 Concat: time", time, 2.0, time / 2.0, 1.0))
+    common.report(rows, to=path, quick=quick)
+    return path
+
+
+def test_a_page_is_joined_of_runs_that_measured_parts_and_a_later_run_counts(joining, tmp_path):
+    joining, fusion_page, common = joining
+    files = [written(common, tmp_path / f"{time}.json", time=time) for time in (3.0, 1.0)]
+
+    page = fusion_page.page(joining.rows_of(files), FUSIONS, ["G12 Concat"], joined=2)
+
+    assert "in 2 runs of parts" in page
+    assert "| Concat | 0.50 | 0.50 | 1, 2 | 0.50 | 0.5 | 0.5 |" in page
+    assert "| G12 Concat: time | 1 ms | 2 ms | 0.50 | 1 | yes |" in page
+
+
+def test_what_is_no_whole_run_of_this_machine_is_not_joined(joining, tmp_path):
+    joining, _, common = joining
+    quick = written(common, tmp_path / "quick.json", time=1.0, quick=True)
+    (tmp_path / "text.json").write_text("no rows")
+
+    with pytest.raises(SystemExit, match=r"quick.json is of \{'quick': True.* Expected \{'quick': False.* again"):
+        joining.rows_of([quick])
+    with pytest.raises(SystemExit, match=r"text.json holds no rows: .* Expected a file that --json wrote"):
+        joining.rows_of([tmp_path / "text.json"])
 
 
 def test_a_method_without_a_plain_counterpart_is_named(tmp_path):
