@@ -30,8 +30,9 @@ def read_parquet(path: Path) -> Source:
         with pq.ParquetFile(path, read_dictionary=texts) as file:
             return _read(path, file)
     except (pa.ArrowException, OSError) as error:
+        said = " ".join(str(error).split())  # of several lines in older versions
         raise DataError(
-            f"{path.name} is not a whole Parquet file: {str(error)[:150]}. Expected one. Write it again."
+            f"{path.name} is not a whole Parquet file: {said[:150]}. Expected one. Write it again."
         ) from None
 
 
