@@ -1,6 +1,7 @@
 """wav2vec 2.0, HuBERT and WavLM with both norms: a clip is the same alone, padded, and beside broken ones."""
 
 import math
+from importlib.metadata import version
 
 import pytest
 import soundfile
@@ -17,6 +18,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask:UserWarning"),
     pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`:UserWarning"),
 ]
+OLD = tuple(map(int, version("transformers").split(".")[:2])) < (5, 23)
 LENGTHS = [8000, 3000, 401, 400, 5]
 GROUP = [name for name in SPEECH_MODELS if name.endswith("group")]
 
@@ -166,6 +168,7 @@ def test_checkpointing_gives_the_same_gradients(name):
 
 
 @pytest.mark.plain
+@pytest.mark.skipif(OLD, reason="layers of older versions of transformers are skipped by chance, which breaks the graph")
 @pytest.mark.parametrize("name", SPEECH_MODELS)
 @pytest.mark.parametrize("train", [False, True])
 def test_compiles_whole(name, train):
