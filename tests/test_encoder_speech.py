@@ -168,7 +168,7 @@ def test_checkpointing_gives_the_same_gradients(name):
 
 
 @pytest.mark.plain
-@pytest.mark.skipif(OLD, reason="layers of older versions of transformers are skipped by chance, which breaks the graph")
+@pytest.mark.skipif(OLD, reason="older layers of transformers are skipped by chance, which breaks the graph")
 @pytest.mark.parametrize("name", SPEECH_MODELS)
 @pytest.mark.parametrize("train", [False, True])
 def test_compiles_whole(name, train):
