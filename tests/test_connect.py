@@ -17,6 +17,7 @@ from mmfuse.distributed import (
     rank,
     saved_buffers,
     share_buffers,
+    share_tensor,
     world,
 )
 
@@ -105,6 +106,32 @@ def buffers() -> tuple[list[float], list[float]]:
 
 def test_saved_buffers_become_those_of_rank_0_and_constants_stay():
     assert run(2, buffers) == [([1.0, 1.0], [0.0, 0.0]), ([1.0, 1.0], [1.0, 1.0])]
+
+
+KINDS = {
+    **{str(dtype): torch.arange(6).to(dtype) for dtype in (torch.bool, torch.int16, torch.uint16, torch.bfloat16)},
+    "complex": torch.complex(torch.arange(6.0), torch.ones(6)),
+    "one number": torch.tensor(2.0),
+    "nothing": torch.ones(0, 3),
+    "turned": torch.arange(6.0).view(2, 3).t(),
+    "channels last": torch.arange(24.0).view(1, 2, 3, 4).to(memory_format=torch.channels_last),
+    "every other": torch.arange(12.0)[::2],
+    "repeated": torch.arange(3.0)[:, None].expand(3, 4),
+}
+
+
+def share_all() -> dict[str, list]:
+    for tensor in KINDS.values():
+        if rank():
+            tensor.untyped_storage().fill_(0)
+        before = tensor.stride()
+        share_tensor(tensor)
+        assert tensor.stride() == before
+    return {name: tensor.tolist() for name, tensor in KINDS.items()}
+
+
+def test_tensors_of_any_type_and_layout_are_shared():
+    assert run(2, share_all) == [{name: tensor.tolist() for name, tensor in KINDS.items()}] * 2
 
 
 @pytest.mark.plain

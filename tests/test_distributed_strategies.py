@@ -153,6 +153,30 @@ def test_fsdp_gives_the_gradients_and_the_norm_of_ddp_and_those_of_bf16_are_near
     torch.testing.assert_close(total, torch.tensor(0.1), rtol=1e-4, atol=0)
 
 
+def sometimes(windows: list[list[int]]) -> list[Tensor | None]:
+    """After each step, the gradient of a number that stands alone and is used by some processes in some passes."""
+    model = make_model()
+    scale = model.tasks["size"].scale = nn.Parameter(torch.ones(()).double())
+    forward, using = model.tasks["size"].forward, [rank()]
+    model.tasks["size"].forward = lambda features: forward(features) * (scale if rank() in using else 1)
+    objective = parallel(Objective(model, Sum()), "fsdp", FLOAT32)
+    found = []
+    for using[:] in windows:
+        backward(objective, model)
+        found.append(None if scale.grad is None else scale.grad.clone())
+    return found
+
+
+def test_a_number_that_some_processes_use_has_the_mean_of_their_gradients_under_fsdp():
+    first, second = run(2, sometimes, [[], [1], [0], [0, 1]])
+
+    assert first == second
+    nothing, of_1, of_both, twice_of_both = first
+    assert nothing is None
+    assert 0 != of_1 != of_both
+    torch.testing.assert_close(twice_of_both, 2 * of_both)
+
+
 def test_units_are_neighbouring_blocks_of_at_least_so_many_bytes():
     encoders = nn.ModuleDict({"image": ViTEncoder.preset("tiny", size=16)})
     (layers,) = units_of(encoders, 10**9) or [[]]

@@ -1,7 +1,7 @@
 """The processes of one run: how they meet, what they tell each other, and how they end together."""
 
 from mmfuse.distributed.connect import background, connect, disconnect, is_main, rank, world
-from mmfuse.distributed.talk import agree, gather_rows, gather_texts, saved_buffers, share_buffers
+from mmfuse.distributed.talk import agree, gather_rows, gather_texts, saved_buffers, share_buffers, share_tensor
 from mmfuse.distributed.together import together
 from mmfuse.distributed.whole import is_shared_out, local_part, rank_0_first, whole_state
 
@@ -19,6 +19,7 @@ __all__ = [
     "rank_0_first",
     "saved_buffers",
     "share_buffers",
+    "share_tensor",
     "together",
     "whole_state",
     "world",

@@ -70,4 +70,15 @@ def share_buffers(module: nn.Module, names: Collection[str] | None = None) -> No
     names = saved_buffers(module) if names is None else names
     for name, buffer in module.named_buffers():
         if name in names:
-            dist.broadcast(buffer.detach(), src=0)
+            share_tensor(buffer)
+
+
+@torch.no_grad()
+def share_tensor(tensor: Tensor) -> None:
+    """Give all processes the values that a tensor has on rank 0, in place, whatever its type and layout in memory."""
+    own = tensor.detach()[tuple(slice(None if step else 1) for step in tensor.stride())]  # what expand() repeats: once
+    sent = own.contiguous()
+    if sent.numel():  # as bytes: gloo does not know every dtype
+        dist.broadcast(sent.view(-1).view(torch.uint8), src=0)
+    if sent.data_ptr() != own.data_ptr():
+        own.copy_(sent)

@@ -7,14 +7,15 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 
 from mmfuse._checks import require_names
 from mmfuse._files import device_of
 from mmfuse.contracts import Batch
-from mmfuse.distributed import saved_buffers, share_buffers, world
+from mmfuse.distributed import agree, is_shared_out, saved_buffers, share_buffers, share_tensor, world
 from mmfuse.training.precision import Precision
 
+ENGINE: Any = torch.autograd.Variable._execution_engine
 UNIT_BYTES = 10 * 2**20  # what is sent at once is at least so large: small messages cost more than they save
 
 
@@ -28,15 +29,13 @@ def shard(objective: nn.Module, precision: Precision, unit_bytes: int = UNIT_BYT
     if precision.name == "fp16":
         raise ValueError("FSDP2 does not train in fp16 here. Expected bf16 or float32. Pass precision='bf16'.")
     model: Any = objective.model
-    replicated = list(objective.weigh.parameters())  # type: ignore[union-attr]
-    for parameter in replicated:
-        dist.broadcast(parameter.detach(), src=0)
+    weighting = list(objective.weigh.parameters())  # type: ignore[union-attr]
+    for parameter in weighting:
+        share_tensor(parameter)
     if not is_sharded(model):  # by an earlier run
-        replicated += _share_out(model, precision, unit_bytes)
-    for parameter in replicated:
-        trained = parameter.requires_grad
-        parameter.requires_grad_().register_hook(_mean)  # torch has no hooks for what is frozen, as it may be for now
-        parameter.requires_grad_(trained)
+        _share_out(model, precision, unit_bytes)
+    alone = [parameter for parameter in model.parameters() if not is_shared_out(parameter)]
+    objective.register_forward_hook(partial(_average_later, [*weighting, *alone]))
     return objective
 
 
@@ -45,13 +44,13 @@ def is_sharded(model: nn.Module) -> bool:
     return hasattr(type(model), "set_requires_gradient_sync")  # of a module itself this would take long
 
 
-def _share_out(model: Any, precision: Precision, unit_bytes: int) -> list[nn.Parameter]:
-    """Shard the model of rank 0; returns the parameters that stay whole on every process."""
+def _share_out(model: Any, precision: Precision, unit_bytes: int) -> None:
+    """Shard the model of rank 0."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     for parameter in model.parameters():
-        dist.broadcast(parameter.detach(), src=0)
+        share_tensor(parameter)
     share_buffers(model)
     mesh = init_device_mesh(device_of(model).type, (world(),))
     # Only the blocks are cast: at the root, labels and waveforms would be too. Autocast does it there.
@@ -59,12 +58,11 @@ def _share_out(model: Any, precision: Precision, unit_bytes: int) -> list[nn.Par
     policy = bf16 if precision.name == "bf16" else MixedPrecisionPolicy()
     for unit in units_of(model.encoders, unit_bytes):
         fully_shard(unit, mesh=mesh, mp_policy=policy)
-    alone = [parameter for parameter in model.parameters() if not parameter.dim()]  # cannot be cut
-    fully_shard(model, mesh=mesh, ignored_params=set(alone))
+    alone = {parameter for parameter in model.parameters() if not parameter.dim()}  # cannot be cut
+    fully_shard(model, mesh=mesh, ignored_params=alone)
     # It warns of changes in place to what a module gives; nothing here makes any.
     warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
     model.register_forward_pre_hook(partial(_prepare, saved_buffers(model)), prepend=True)
-    return alone
 
 
 def units_of(module: nn.Module, unit_bytes: int) -> list[list[nn.Module]]:
@@ -98,10 +96,21 @@ def _bytes(module: nn.Module) -> int:
     return sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())
 
 
-def _mean(gradient: Tensor) -> Tensor:
-    total = gradient.clone()
-    dist.all_reduce(total)
-    return total / world()
+def _average_later(parameters: list[nn.Parameter], _: nn.Module, __: Any, output: tuple[Any, ...]) -> None:
+    """When the pass backward ends, average the gradients of what is whole on every process."""
+    if output[0].requires_grad:
+        output[0].register_hook(lambda _gradient: ENGINE.queue_callback(partial(_average, parameters)))
+
+
+def _average(parameters: list[nn.Parameter]) -> None:
+    """The same on every process, whichever of them used a parameter; what none has used keeps no gradient."""
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    used = agree([parameter.grad is not None for parameter in trained]) if trained else []
+    for parameter, processes in zip(trained, used, strict=True):
+        if processes:
+            parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            dist.all_reduce(parameter.grad)
+            parameter.grad /= world()
 
 
 def _prepare(buffers: list[str], model: Any, args: tuple[Batch]) -> None:
