@@ -8,15 +8,18 @@ import signal
 import struct
 import sys
 import termios
+import threading
 import time
 
 import pytest
 from processes import outcomes
 from test_resume import Interrupted, pull_the_plug, require_same, rows_of, samples, stop_at, told, train
 from tiny_data import make_model, write_rows
+from tqdm import tqdm
 
 from mmfuse.data import load_batches, read_table
 from mmfuse.training import History, Preempted, fit, signals
+from mmfuse.training.bar import Bar
 
 STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
@@ -139,3 +142,24 @@ def test_the_bar_shares_no_line_with_what_is_said_when_a_run_stops(tmp_path):
     assert "SIGINT: the run stops after this step, or leaves the validation. Press Ctrl-C again to" in lines[-4]
     assert lines[-3].startswith("SIGINT stopped the run after step 5, whose state is saved in ")
     assert lines[-2] == failed.result.replace("\r\n", "").rsplit("\r", 1)[-1] == "the end"
+
+
+def test_a_bar_starts_no_thread_and_a_process_that_is_forked_beside_tqdm_does_not_wait_for_its_lock():
+    """As if tqdm's own thread, of another bar, were just looking at it."""
+    held, over = threading.Event(), threading.Event()
+
+    def hold():
+        with tqdm.get_lock():
+            held.set()
+            over.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait()
+    (ended,) = outcomes(1, lambda: train(None, progress=True, epochs=1), meet=False, timeout=60.0)
+    over.set()
+    thread.join()
+
+    assert ended.code == 0, ended.log
+    assert "%|" in ended.log
+    assert not Bar.monitor

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sized
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from mmfuse.contracts import Batch
 from mmfuse.distributed import is_main, world
+from mmfuse.training.bar import Bar
 from mmfuse.training.objective import samples_of
 
 
@@ -39,7 +39,7 @@ class Meter:
         self._last = (self.began, 0, 0.0)  # time, samples, waited at the last reading
         dataset = getattr(batches, "dataset", None)
         self._counts_samples = isinstance(dataset, Sized)  # else the bar counts batches
-        self.bar = tqdm(
+        self.bar = Bar(
             total=len(dataset)
             if isinstance(dataset, Sized)
             else getattr(batches, "__len__", lambda: None)(),  # of what forwards it, too
@@ -47,6 +47,7 @@ class Meter:
             unit=" samples" if self._counts_samples else " batches",
             disable=not (show and is_main()),
             leave=False,
+            miniters=1,
             mininterval=0.5,  # seconds
         )
 

@@ -5,9 +5,8 @@ import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tqdm import tqdm
-
 from mmfuse.distributed import is_main
+from mmfuse.training.bar import Bar
 from mmfuse.training.history import MEASURED
 from mmfuse.training.progress import Progress
 
@@ -44,4 +43,4 @@ def tell_epoch(row: Mapping[str, int | float], epochs: int, *, best: bool, show:
 
 def _say(line: str, show: bool) -> None:
     if show and is_main():
-        tqdm.write(line, file=sys.stderr)
+        Bar.write(line, file=sys.stderr)
