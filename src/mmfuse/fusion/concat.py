@@ -9,7 +9,7 @@ from torch import nn
 from mmfuse._checks import require_dims, require_share
 from mmfuse._record import recorded
 from mmfuse.contracts import Features, Fused
-from mmfuse.layers.linear import add_linear
+from mmfuse.layers.linear import linear_or
 from mmfuse.layers.modalities import read_pooled
 
 
@@ -57,13 +57,10 @@ class Concat(nn.Module):
 
     def forward(self, features: Mapping[str, Features]) -> Fused:
         pooled, present = read_pooled(features, self.project)  # present: (batch, modality)
-        # A slot starts from its projection's bias or from the learned vector: what is absent adds 0 to that.
-        which = torch.stack([present.T, ~present.T], dim=2)  # (modality, batch, 2)
         project: Any = self.project  # of linear layers, which a type checker cannot know
-        learned = torch.stack([part for name in pooled for part in (project[name].bias, self.absent[name])])
-        starts = torch.bmm(which.to(learned.dtype), learned.unflatten(0, (-1, 2)))  # (modality, batch, dim)
+        real = present.to(next(self.parameters()).dtype)
         slots = [
-            add_linear(start, project[name], x)
-            for start, (name, x) in zip(starts.unbind(), pooled.items(), strict=True)
+            linear_or(self.absent[name], project[name], x, here)
+            for (name, x), here in zip(pooled.items(), real.split(1, dim=1), strict=True)
         ]
         return Fused(Features.from_pooled(self.mix(torch.cat(slots, dim=1)), present.any(dim=1)))

@@ -9,7 +9,7 @@ from torch import nn
 from mmfuse._checks import require_dims, require_main
 from mmfuse._record import recorded
 from mmfuse.contracts import Features, Fused
-from mmfuse.layers.linear import add_linear
+from mmfuse.layers.linear import add_linear, linear_or
 from mmfuse.layers.modalities import read_pooled
 
 
@@ -67,11 +67,10 @@ class FiLM(nn.Module):
     def forward(self, features: Mapping[str, Features]) -> Fused:
         inputs, present = read_pooled(features, [self.main, *self.condition.keys()])  # present: (batch, modality)
         real = present.to(self.absent.dtype)
-        # Each sample starts from the biases of what it has, or from the learned vector: what is absent adds 0 to that.
-        main = torch.stack([real[:, 0], 1 - real[:, 0]], dim=1) @ torch.stack([self.project.bias, self.absent])
-        pooled = add_linear(main, self.project, inputs[self.main])
+        pooled = linear_or(self.absent, self.project, inputs[self.main], real[:, :1])
         if self.condition:
             condition: Any = self.condition  # of linear layers, which a type checker cannot know
+            # The biases of the conditions that are there; one that is absent, being 0, adds 0 to them.
             change = real[:, 1:] @ torch.stack([layer.bias for layer in condition.values()])
             for name, layer in condition.items():
                 change = add_linear(change, layer, inputs[name])

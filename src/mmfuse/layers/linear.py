@@ -33,3 +33,16 @@ def add_linear(
 ) -> Float[Tensor, "batch dim"]:
     """``start + W x``: the layer with what the samples give in place of its bias, in one kernel."""
     return torch.addmm(start, x, layer.weight.T)
+
+
+def linear_or(
+    absent: Float[Tensor, " dim"],
+    layer: nn.Linear,
+    x: Float[Tensor, "batch width"],
+    real: Float[Tensor, "batch 1"],
+) -> Float[Tensor, "batch dim"]:
+    """The layer for samples that are real (1), and a vector for those that are not (0), whose x must be 0.
+
+    The vector takes the place of the bias, so that nothing of the batch is read or written once more.
+    """
+    return add_linear(torch.lerp(absent, layer.bias, real), layer, x)
