@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from tiny_data import make_model, write_rows
+from torch.utils._pytree import tree_leaves
 
 from mmfuse.data import (
     DataError,
@@ -119,7 +120,8 @@ def as_rank(monkeypatch):
 def assert_same_batches(found, expected):
     assert len(found) == len(expected)
     for one, other in zip(found, expected, strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=0)
+        torch.testing.assert_close(tree_leaves(one), tree_leaves(other), rtol=0, atol=0)
+        assert (one.inputs.keys(), one.targets.keys()) == (other.inputs.keys(), other.targets.keys())
 
 
 # Format
