@@ -537,9 +537,9 @@ def test_fit_refuses_what_cannot_be_trained_before_it_changes_anything(tmp_path)
     with pytest.raises(ValueError, match="train_epoch got clip=-1.0. Expected a number above 0"):
         train(model, batches, clip=-1.0)
     with pytest.raises(ValueError, match="weight_decay=-0.1. Expected numbers from 0 up. Use 0 for no decay"):
-        fit(model, batches, epochs=1, weight_decay=-0.1)
+        parameter_groups(model, weight_decay=-0.1)
     with pytest.raises(ValueError, match="warmup_cosine got warmup=1. Expected a share from 0 to below 1"):
-        fit(model, batches, epochs=1, warmup=1)
+        warmup_cosine(make_optimizer(parameter_groups(model)), steps=10, warmup=1)
     with pytest.raises(ValueError, match="Expected an empty folder, so that nothing is lost. Pass resume=True"):
         fit(model, batches, epochs=1, folder=tmp_path / "run", progress=False)
     with pytest.raises(ValueError, match="fit got resume=True without a folder"):

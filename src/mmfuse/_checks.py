@@ -57,9 +57,26 @@ def require_free_names(owner: str, names: Collection[str]) -> None:
             )
 
 
+def require_kind(owner: str, name: str, value: object, kind: type | tuple[type, ...], expected: str) -> None:
+    """Raise TypeError unless a value is of a kind; ``expected`` says in words which, and how to give it."""
+    if not isinstance(value, kind):
+        shown = repr(value) if len(repr(value)) <= 60 else f"a {type(value).__name__}"
+        raise TypeError(f"{owner} got {name}={shown}. Expected {expected}.")
+
+
+def is_number(value: object) -> bool:
+    """Whether it is one number, also one of numpy or torch, and neither text nor True or False."""
+    try:
+        return not isinstance(value, bool) and hasattr(value, "__float__") and float(value) is not None
+    except (TypeError, ValueError, RuntimeError, OverflowError):  # an array, a tensor, or more than a float can hold
+        return False
+
+
 def require_positive(owner: str, **sizes: int | float) -> None:
     """Raise ValueError unless every named number is above zero."""
     for name, size in sizes.items():
+        if not is_number(size) and not isinstance(size, bool):
+            raise TypeError(f"{owner} got {name}={size!r}. Expected a number above 0. Write {name}=1 for example.")
         if not size > 0:
             raise ValueError(f"{owner} got {name}={size}. Expected a number above 0. Choose a larger {name}.")
 
@@ -67,7 +84,7 @@ def require_positive(owner: str, **sizes: int | float) -> None:
 def require_whole(owner: str, **numbers: int) -> None:
     """Raise TypeError unless every named number is a whole one, and not True or False."""
     for name, number in numbers.items():
-        if isinstance(number, bool) or not hasattr(number, "__index__"):
+        if not is_number(number) or not hasattr(number, "__index__"):
             example = number if isinstance(number, str) and number.isdecimal() else 32
             raise TypeError(
                 f"{owner} got {name}={number!r}. Expected a whole number. Write {name}={example} for example."
@@ -84,7 +101,7 @@ def require_numbers(owner: str, **numbers: float) -> None:
     """Raise TypeError unless every one is a number, and not True or False, and ValueError unless it is finite."""
     for name, number in numbers.items():
         problem = f"{owner} got {name}={number!r}. Expected a finite number. Leave {name} out for its usual value."
-        if isinstance(number, bool) or not hasattr(number, "__float__"):
+        if not is_number(number):
             raise TypeError(problem)
         if not math.isfinite(number):
             raise ValueError(problem)
@@ -99,13 +116,15 @@ def require_switches(owner: str, **switches: bool) -> None:
 
 def require_choice(owner: str, name: str, value: object, choices: Collection[object]) -> None:
     """Raise ValueError unless ``value`` is one of ``choices``."""
-    if value not in choices:
+    if not any(isinstance(value, type(choice)) and value == choice for choice in choices):
         hint = nearest(value, [c for c in choices if isinstance(c, str)]) if isinstance(value, str) else ""
         raise ValueError(f"{owner} got {name}={value!r}. Expected one of {list(choices)}.{hint}")
 
 
 def nearest(name: str, known: Collection[str]) -> str:
     """The end of a message: the known name that comes nearest, if one is near."""
+    if not isinstance(name, str):
+        return ""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f" Did you mean {close[0]!r}?" if close else ""
 
@@ -154,5 +173,7 @@ def require_share(owner: str, **shares: int | float) -> None:
 def require_not_negative(owner: str, **weights: int | float) -> None:
     """Raise ValueError unless every named number, such as the weight of a penalty, is 0 or above."""
     for name, weight in weights.items():
+        if not is_number(weight):
+            raise TypeError(f"{owner} got {name}={weight!r}. Expected a number from 0 up. Write {name}=0 for example.")
         if not weight >= 0:
             raise ValueError(f"{owner} got {name}={weight}. Expected 0 or more. Give {name}=0 to leave it out.")

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from mmfuse._checks import require_free_names, require_known_names
+from mmfuse._checks import require_free_names, require_kind, require_known_names
 from mmfuse.contracts import Batch, Features, Output
 
 
@@ -33,6 +33,15 @@ class MultimodalModel(nn.Module):
         missing: nn.Module | None = None,
     ) -> None:
         super().__init__()
+        for name, parts in (("encoders", encoders), ("tasks", tasks)):
+            example = "{'text': TextEncoder(...)}" if name == "encoders" else "{'label': Classification(...)}"
+            mend = f"modules by their names. Give {name}={example}"
+            require_kind("MultimodalModel", name, parts, (Mapping, nn.ModuleDict), mend)
+            for part, module in parts.items():
+                require_kind("MultimodalModel", f"{name}[{part!r}]", module, nn.Module, mend)
+        require_kind("MultimodalModel", "fusion", fusion, nn.Module, "a module. Give Concat(dims_of(encoders), 64)")
+        if missing is not None:
+            require_kind("MultimodalModel", "missing", missing, nn.Module, "a module. Give ModalityDropout(0.3)")
         if not encoders or not tasks:
             raise ValueError(
                 f"MultimodalModel got {len(encoders)} encoders and {len(tasks)} tasks. Expected at least one of each. "

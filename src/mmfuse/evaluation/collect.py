@@ -1,12 +1,14 @@
 """Runs a model over batches without training it, and keeps what it answered."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from mmfuse._checks import require_kind
 from mmfuse._files import device_of
 from mmfuse.contracts import Batch, Target
 from mmfuse.data.errors import DataError
@@ -49,7 +51,9 @@ def collect(
     other batches each process goes over as a whole. Warns of files that could not be read, in the name of the caller's
     caller. Unless ``truncate``, what a loader has cut off is an error, at the first batch with such a value.
     """
+    require_kind("The evaluation", "model", model, MultimodalModel, "a MultimodalModel, the first argument")
     require_batches(batches)
+    require_kind("The evaluation", "hide", hide, (Sequence, Set, Mapping), "names of modalities. Give hide=['text']")
     if getattr(batches, "mixes", False):
         raise ValueError("Mixed labels cannot be scored. Expected rows as they are. Load them without mix=.")
     connect()
@@ -127,7 +131,7 @@ def _of_all_processes(own: Collected, rows: Sequence[int]) -> Collected:
 
 def require_batches(batches: Any) -> None:
     """Raise TypeError for a table, or anything else that does not give one batch after another."""
-    if isinstance(batches, Table | Mapping | str) or not isinstance(batches, Iterable):
+    if isinstance(batches, Table | Mapping | str | bytes | Tensor | np.ndarray) or not isinstance(batches, Iterable):
         raise TypeError(
             f"The batches are a {type(batches).__name__}. Expected something that gives a Batch after another. "
             "Make them of a table: load_batches(table, model)."

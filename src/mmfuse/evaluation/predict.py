@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from mmfuse._checks import require_choice
+from mmfuse._checks import require_choice, require_switches
 from mmfuse.contracts import Batch
 from mmfuse.data.loading.loader import Loader
 from mmfuse.distributed import gather_texts, world
@@ -43,6 +43,7 @@ def predict(
         ValueError: an answer is not finite: of which samples is said, by file and line where they were read.
         DataError: a value is longer than its transform takes, such as a text of more than ``max_length`` tokens.
     """
+    require_switches("predict", truncate=truncate)
     if isinstance(batches, Loader) and batches.shuffled:
         raise ValueError(
             "predict got batches in a random order. Expected the order of the table, so that answers meet their "

@@ -7,13 +7,25 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
-from mmfuse._checks import require_choice, require_numbers, require_positive, require_switches, require_whole
+from mmfuse._checks import (
+    require_choice,
+    require_kind,
+    require_numbers,
+    require_positive,
+    require_switches,
+    require_whole,
+)
 from mmfuse.contracts import Batch
 from mmfuse.evaluation.collect import require_batches
 from mmfuse.model import MultimodalModel
 from mmfuse.training.distributed import STRATEGIES, require_own_batches
-from mmfuse.training.precision import PRECISIONS
+from mmfuse.training.halving import Halving
+from mmfuse.training.nonfinite import NonFinite
+from mmfuse.training.precision import PRECISIONS, Precision
+from mmfuse.training.signals import StopSignals
 
 WHOLE = ("epochs", "accumulate", "patience", "save_every", "keep", "log_every", "max_skips", "seed")
 NUMBERS = ("learning_rate", "pretrained_learning_rate", "layer_decay", "weight_decay", "warmup", "clip", "ema")
@@ -24,12 +36,25 @@ RANGES: Mapping[str, tuple[Callable[[float], bool], str, str]] = {
     "layer_decay": (lambda x: 0 < x <= 1, "above 0, up to 1", "layer_decay=0.9"),
     "pretrained_learning_rate": (lambda x: x >= 0, "from 0 up", "pretrained_learning_rate=1e-5"),
     "weight_decay": (lambda x: x >= 0, "from 0 up", "weight_decay=0.01"),
+    "seed": (lambda x: -(2**63) <= x < 2**63, "of 64 bits", "seed=0"),
     "max_skips": (lambda x: x >= 0, "from 0 up", "max_skips=10"),
 }
 CHOICES = {"precision": PRECISIONS, "strategy": STRATEGIES, "on_nonfinite": ("raise", "skip")}
 UNUSED = {"save_every": None, "keep": 2, "log_every": 50, "max_skips": 10, "resume": False}  # their values in fit
 SWITCHES = ("deterministic", "resume", "progress", "tf32")
 MAY_BE_NONE = ("pretrained_learning_rate", "clip", "ema", "save_every", "patience", "tf32")
+PARTS: Mapping[str, tuple[type, bool]] = {  # of train_epoch: kind, and whether it may be None
+    "model": (MultimodalModel, False),
+    "weigh": (nn.Module, False),
+    "optimizer": (Optimizer, False),
+    "balance": (Sequence, False),
+    "precision": (Precision, True),
+    "schedule": (LRScheduler, True),
+    "objective": (nn.Module, True),
+    "nonfinite": (NonFinite, True),
+    "halving": (Halving, True),
+    "signals": (StopSignals, True),
+}
 KINDS: Mapping[str, tuple[type | tuple[type, ...], str, str]] = {
     "model": (MultimodalModel, "a MultimodalModel", "MultimodalModel(encoders, fusion, tasks)"),
     "weigh": (nn.Module, "a module: losses by task -> one loss", "weigh=UncertaintyWeighting(model.tasks)"),
@@ -58,10 +83,14 @@ def _require_kinds(given: Mapping[str, Any]) -> None:
         optional = name in ("weigh", "unfreeze", "folder")
         if not isinstance(given[name], kind) and not (optional and given[name] is None):
             raise TypeError(f"fit got {name}={_short(given[name])}. Expected {expected}. Write {example} for example.")
-    if odd := [rule for rule in given["balance"] if not callable(rule)]:
+    _require_rules("fit", given["balance"])
+
+
+def _require_rules(owner: str, balance: Sequence[Any]) -> None:
+    if odd := [rule for rule in balance if not callable(rule)]:
         raise TypeError(
-            f"fit got {_short(odd[0])} in balance. Expected functions of model, outputs and batches. "
-            "Write balance=[rule]."
+            f"{owner} got {_short(odd[0])} in balance. Expected functions of model, outputs and batches. Write "
+            "balance=[rule]."
         )
 
 
@@ -96,12 +125,21 @@ def _require_used(given: Mapping[str, Any]) -> None:
             )
 
 
+def require_parts(batches: Any, parts: Mapping[str, Any]) -> None:
+    """Raise TypeError for an argument of ``train_epoch`` that is not of its kind."""
+    require_batches(batches)
+    for name, (kind, optional) in PARTS.items():
+        if parts[name] is not None or not optional:
+            require_kind("train_epoch", name, parts[name], kind, f"a {kind.__name__}. fit makes one by itself")
+    _require_rules("train_epoch", parts["balance"])
+
+
 def usable_device(given: torch.device | str | None) -> torch.device:
     """The device of a run: a GPU if there is one, if None. Call it when this process has its GPU."""
     try:
         device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if given is None else given)
         torch.empty(0, device=device)
-    except (RuntimeError, TypeError, AssertionError) as error:  # the last: torch was built without CUDA
+    except (RuntimeError, TypeError, ValueError, AssertionError) as error:  # the last: torch was built without CUDA
         reason = str(error).split("\n")[0][:120].rstrip(".:")
         raise ValueError(
             f"fit got device={given!r}, which cannot be used: {reason}. Expected 'cuda', 'cuda:1' or 'cpu'. Leave it "

@@ -9,11 +9,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from mmfuse._checks import require_positive
+from mmfuse._checks import require_positive, require_whole
 from mmfuse._files import device_of
 from mmfuse.contracts import Batch, Output
 from mmfuse.data.loading.prefetch import prefetch
 from mmfuse.model import MultimodalModel
+from mmfuse.training.arguments import require_parts
 from mmfuse.training.distributed import mean_over_processes, synchronising
 from mmfuse.training.gradients import Gradients
 from mmfuse.training.halving import Halving
@@ -65,6 +66,8 @@ def train_epoch(  # noqa: PLR0913  one keyword for each thing that a step does; 
         signals: its ``stop`` is set when some process has been asked to stop.
         first_step: number of the first step, for messages.
     """
+    require_parts(batches, dict(locals()))
+    require_whole("train_epoch", accumulate=accumulate, first_step=first_step)
     require_positive("train_epoch", accumulate=accumulate, clip=1.0 if clip is None else clip)
     precision = precision or Precision("float32", device_of(model))
     objective = objective or Objective(model, weigh, keep_output=bool(balance))

@@ -2,9 +2,11 @@
 
 import math
 from itertools import cycle
+from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mmfuse._checks import require_kind
 from mmfuse.training.history import History
 
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#aa3377", "#66ccee", "#bb5500", "#222222")
@@ -42,11 +44,17 @@ def plot_history(history: History, path: str | Path | None = None) -> Any:
             f"plot_history got a {type(history).__name__}. Expected a History. Give what fit returned, or "
             "History.load(folder)."
         )
+    if path is not None:
+        require_kind("plot_history", "path", path, (str, PathLike), "a path. Write path='history.png'")
     if not history.epochs:
         raise ValueError(
             "plot_history got a history without an epoch. Expected one or more. Wait for the first to end."
         )
-    panels = panels_of(history)
+    if not (panels := panels_of(history)):
+        raise ValueError(
+            f"plot_history got a history of {sorted(map(str, history.names))}. Expected losses, metrics or a learning "
+            "rate. Give what fit returned."
+        )
     rows, columns = -(-len(panels) // COLUMNS), min(COLUMNS, len(panels))
     figure = _figure(4.3 * columns, 3.3 * rows)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()

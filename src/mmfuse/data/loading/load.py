@@ -5,7 +5,7 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from mmfuse._checks import require_positive, require_whole
+from mmfuse._checks import require_kind, require_numbers, require_positive, require_switches, require_whole
 from mmfuse.data.loading.batches import BatchDataset
 from mmfuse.data.loading.buckets import BucketOrder
 from mmfuse.data.loading.chosen import transforms_of
@@ -71,6 +71,12 @@ def load_batches(  # noqa: PLR0913  flat keywords, as of torch's DataLoader
         mix: mixes the samples of each batch; only to train.
         timeout: longest time to wait for a batch of the workers, in seconds; 0: for ever.
     """
+    require_switches("load_batches", train=train, check_finite=check_finite, cache=cache)
+    require_whole("load_batches", seed=seed)
+    require_numbers("load_batches", timeout=timeout, **({} if max_errors is None else {"max_errors": max_errors}))
+    if transforms is not None:
+        mend = "some by modality. Give transforms={'text': ...}"
+        require_kind("load_batches", "transforms", transforms, Mapping, mend)
     given = {"batch_size": batch_size, "max_tokens": max_tokens}
     require_whole("Loader", **({} if batch_size is None else {"batch_size": batch_size}))
     require_positive("Loader", **{name: value for name, value in given.items() if value is not None})
