@@ -1,6 +1,7 @@
 """The picture of a study: what was tried and what was pruned, and how the score depends on each parameter."""
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -46,13 +47,21 @@ def _draw_curves(panel, trials: Sequence[FrozenTrial], colours: Mapping[str, str
         panel.plot(steps, values, color=colour, linewidth=1, alpha=0.45 if pruned else 0.9)
         panel.plot(steps[-1:], values[-1:], "x" if pruned else ".", color=colour)
     panel.set(title="while they were trained", xlabel="optimizer step", ylabel="validation accuracy", ylim=(0, None))
+    panel.xaxis.get_major_locator().set_params(integer=True)
     panel.grid(alpha=0.3)
 
 
 def _draw_rates(panel, trials: Sequence[FrozenTrial], colours: Mapping[str, str]) -> None:
-    _scatter(panel, trials, [trial.params["learning_rate"] for trial in trials], colours)
+    """On a logarithmic axis of at least a decade, with so few ticks that none stands on another."""
+    rates = [trial.params["learning_rate"] for trial in trials]
+    _scatter(panel, trials, rates, colours)
     panel.set_xscale("log")
+    middle, half = math.sqrt(min(rates) * max(rates)), max(math.sqrt(10), 1.2 * math.sqrt(max(rates) / min(rates)))
     panel.set(title="by learning rate", xlabel="learning rate", ylabel="validation accuracy")
+    panel.set_xlim(middle / half, middle * half)
+    panel.xaxis.get_major_locator().set_params(subs=(1.0, 3.0))
+    panel.xaxis.set_major_formatter("{x:g}")
+    panel.xaxis.set_minor_formatter("")
 
 
 def _draw_strip(panel, trials: Sequence[FrozenTrial], name: str, title: str, colours: Mapping[str, str]) -> None:
@@ -60,7 +69,8 @@ def _draw_strip(panel, trials: Sequence[FrozenTrial], name: str, title: str, col
     values = sorted({trial.params[name] for trial in trials})
     places = [values.index(trial.params[name]) + 0.05 * (trial.number % 7 - 3) for trial in trials]
     _scatter(panel, trials, places, colours)
-    panel.set_xticks(range(len(values)), values, rotation=15 if name == "fusion" else 0)
+    turned = {"rotation": 15, "ha": "right", "rotation_mode": "anchor"} if name == "fusion" else {}
+    panel.set_xticks(range(len(values)), values, **turned)
     panel.set(title=f"by {title}", ylabel="validation accuracy", xlim=(-0.5, len(values) - 0.5))
 
 

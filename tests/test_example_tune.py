@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import io
+import itertools
 import multiprocessing
 import os
 import re
@@ -17,6 +18,7 @@ pytest.importorskip("optuna")
 
 import optuna
 import tune
+import tune_pictures
 import tune_study
 
 from mmfuse import load
@@ -214,3 +216,28 @@ def test_a_missing_extra_is_named(monkeypatch):
 
     with pytest.raises(ImportError, match=r"optuna, .* is missing. Run pip install 'mmfuse\[tuning\]'"):
         importlib.import_module("tune_study")
+
+
+def test_no_tick_of_rates_that_are_near_or_far_stands_on_another():
+    for rates in ((3.1e-3, 3.2e-3), (2e-4, 2e-2)):
+        tried = [
+            optuna.trial.create_trial(
+                params={"fusion": "Concat", "learning_rate": rate},
+                distributions={
+                    "fusion": optuna.distributions.CategoricalDistribution(["Concat"]),
+                    "learning_rate": optuna.distributions.FloatDistribution(1e-4, 1.0, log=True),
+                },
+                intermediate_values={10: 0.5},
+                value=0.5,
+            )
+            for rate in rates
+        ]
+        figure = tune_pictures._new_figure()
+        panel = figure.subplots(2, 3)[0, 2]
+        tune_pictures._draw_rates(panel, tried, {"Concat": "black"})
+        figure.canvas.draw()
+
+        labels = [text for minor in (False, True) for text in panel.get_xticklabels(minor=minor) if text.get_text()]
+        edges = sorted((text.get_window_extent().x0, text.get_window_extent().x1) for text in labels)
+        assert len(edges) >= 2
+        assert all(right < left for (_, right), (left, _) in itertools.pairwise(edges))
