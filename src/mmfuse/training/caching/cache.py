@@ -37,9 +37,9 @@ def cache_features(  # noqa: PLR0913  flat keywords, as of load_batches and fit
     transforms: Mapping[str, Transform] | None = None,
     batch_size: int = 32,
     workers: int = 0,
-    timeout: float = 300.0,
+    timeout: int | float = 300.0,
     on_error: str = "raise",
-    max_errors: float | None = None,
+    max_errors: int | float | None = None,
     device: torch.device | str | None = None,
     progress: bool = True,
 ) -> MultimodalModel:

@@ -23,7 +23,7 @@ class Reading(NamedTuple):
 
     batch_size: int
     workers: int
-    timeout: float
+    timeout: int | float
 
 
 class Encoding:
@@ -182,7 +182,7 @@ class _Batches(BatchOrder):
         return iter(self._batches)
 
 
-def _reads(dataset: TableDataset, batches: Sequence[list[int]], workers: int, timeout: float) -> Iterator[Read]:
+def _reads(dataset: TableDataset, batches: Sequence[list[int]], workers: int, timeout: int | float) -> Iterator[Read]:
     """What is read of each batch; a worker that dies or hangs is a DataError that names its rows."""
     if workers:
         yield from Workers(dataset, _Batches(batches), workers, timeout=timeout, pin=False).reads(Pass(0))
