@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 
 import pytest
@@ -64,6 +65,21 @@ def test_a_process_without_a_sign_is_named_too(fault):
         assert "Rank 1 of 3 gave no sign: killed, out of memory, or stuck for longer" in other.log
         assert not other.timed_out
     assert max(each.seconds for each in (first, second, third)) < WAITS + 5
+
+
+def is_killed_by_a_launcher_too():
+    """Rank 1 dies, and what started them ends the other, as torchrun does, while that one asks who it was."""
+    agree([1.0])
+    if rank() == 0:
+        threading.Timer(1.0, os.kill, [os.getpid(), signal.SIGTERM]).start()
+    step(is_killed)
+
+
+def test_a_launcher_that_ends_all_does_not_keep_a_process_from_saying_which_was_killed():
+    first, second = outcomes(2, is_killed_by_a_launcher_too, waits=20.0)
+
+    assert (first.code, second.code) == (1, -9)
+    assert "Rank 1 of 2 gave no sign: killed" in first.log
 
 
 def is_stuck():

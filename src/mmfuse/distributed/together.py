@@ -1,6 +1,7 @@
 """What goes wrong in one process of a run ends all of them, soon, and each says where it began."""
 
 import os
+import signal
 import sys
 import threading
 import time
@@ -45,13 +46,27 @@ def together() -> Iterator[None]:
         yield
     except Exception as error:
         watch.stop()
-        if not _is_loss(error):
-            watch.tell(error)
-            raise
-        raise RuntimeError(watch.explain(error)) from error
+        with _deaf():
+            if not _is_loss(error):
+                watch.tell(error)
+                raise
+            raise RuntimeError(watch.explain(error)) from error
     finally:
         _inside = False
         watch.stop()
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Without SIGTERM: torchrun sends it to all as soon as one is killed, before they can say which one it was."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 class _Watch(threading.Thread):
