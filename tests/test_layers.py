@@ -9,7 +9,7 @@ from torch import nn
 
 from mmfuse.layers.attention import Attention, score_bias
 from mmfuse.layers.join import JoinTokens
-from mmfuse.layers.linear import add_linear, factor_linear, linear_or
+from mmfuse.layers.linear import add_linear, either, factor_linear, linear_or
 from mmfuse.layers.masking import mean_of_real, real_only, wide
 from mmfuse.layers.modalities import by_name, read_pooled, read_tokens
 from mmfuse.layers.pooling import AttentionPool
@@ -316,11 +316,11 @@ def test_a_linear_layer_can_start_from_another_bias_for_each_sample():
 
 def test_a_vector_stands_for_what_a_linear_layer_has_not():
     torch.manual_seed(0)
-    layer, absent, real = nn.Linear(3, 2), torch.randn(2), torch.tensor([[1.0], [0.0], [1.0]])
-    x = torch.randn(3, 3) * real
+    layer, absent, present = nn.Linear(3, 2), torch.randn(2), torch.tensor([True, False, True])
+    x = torch.randn(3, 3) * present[:, None]
 
     expected = torch.stack([layer(x[0]), absent, layer(x[2])])
-    torch.testing.assert_close(linear_or(absent, layer, x, real), expected)
+    torch.testing.assert_close(linear_or(absent, layer, x, either(present, x.dtype)), expected)
 
 
 def test_the_mean_of_real_values_is_zero_without_any():

@@ -9,7 +9,7 @@ from torch import nn
 from mmfuse._checks import require_dims, require_share
 from mmfuse._record import recorded
 from mmfuse.contracts import Features, Fused
-from mmfuse.layers.linear import linear_or
+from mmfuse.layers.linear import either, linear_or
 from mmfuse.layers.modalities import read_pooled
 
 
@@ -58,9 +58,9 @@ class Concat(nn.Module):
     def forward(self, features: Mapping[str, Features]) -> Fused:
         pooled, present = read_pooled(features, self.project)  # present: (batch, modality)
         project: Any = self.project  # of linear layers, which a type checker cannot know
-        real = present.to(next(self.parameters()).dtype)
+        which = either(present, next(self.parameters()).dtype)  # (batch, modality, 2)
         slots = [
             linear_or(self.absent[name], project[name], x, here)
-            for (name, x), here in zip(pooled.items(), real.split(1, dim=1), strict=True)
+            for (name, x), here in zip(pooled.items(), which.unbind(dim=1), strict=True)
         ]
         return Fused(Features.from_pooled(self.mix(torch.cat(slots, dim=1)), present.any(dim=1)))

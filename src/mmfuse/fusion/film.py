@@ -9,7 +9,7 @@ from torch import nn
 from mmfuse._checks import require_dims, require_main
 from mmfuse._record import recorded
 from mmfuse.contracts import Features, Fused
-from mmfuse.layers.linear import add_linear, linear_or
+from mmfuse.layers.linear import add_linear, either, linear_or
 from mmfuse.layers.modalities import read_pooled
 
 
@@ -66,12 +66,12 @@ class FiLM(nn.Module):
 
     def forward(self, features: Mapping[str, Features]) -> Fused:
         inputs, present = read_pooled(features, [self.main, *self.condition.keys()])  # present: (batch, modality)
-        real = present.to(self.absent.dtype)
-        pooled = linear_or(self.absent, self.project, inputs[self.main], real[:, :1])
+        which = either(present, self.absent.dtype)  # (batch, modality, 2)
+        pooled = linear_or(self.absent, self.project, inputs[self.main], which[:, 0])
         if self.condition:
             condition: Any = self.condition  # of linear layers, which a type checker cannot know
             # The biases of the conditions that are there; one that is absent, being 0, adds 0 to them.
-            change = real[:, 1:] @ torch.stack([layer.bias for layer in condition.values()])
+            change = which[:, 1:, 0] @ torch.stack([layer.bias for layer in condition.values()])
             for name, layer in condition.items():
                 change = add_linear(change, layer, inputs[name])
             scale, shift = change.chunk(2, dim=1)

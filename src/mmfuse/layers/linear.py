@@ -1,7 +1,7 @@
 """Linear layers that keep the variance of what they read, and one whose bias depends on the sample."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 
@@ -39,10 +39,21 @@ def linear_or(
     absent: Float[Tensor, " dim"],
     layer: nn.Linear,
     x: Float[Tensor, "batch width"],
-    real: Float[Tensor, "batch 1"],
+    which: Float[Tensor, "batch 2"],
 ) -> Float[Tensor, "batch dim"]:
-    """The layer for samples that are real (1), and a vector for those that are not (0), whose x must be 0.
+    """The layer for some samples, and a vector for those that have no x: theirs must be 0.
 
-    The vector takes the place of the bias, so that nothing of the batch is read or written once more.
+    The vector takes the place of the bias, in a product so small that it costs less than to choose afterwards.
+
+    Args:
+        absent: the vector.
+        layer: with a bias.
+        x: its input.
+        which: [1, 0] for a sample that has x, [0, 1] for one that has not, as :func:`either` gives them.
     """
-    return add_linear(torch.lerp(absent, layer.bias, real), layer, x)
+    return add_linear(which @ torch.stack([layer.bias, absent]), layer, x)
+
+
+def either(present: Bool[Tensor, "*axes"], dtype: torch.dtype) -> Float[Tensor, "*axes 2"]:
+    """[1, 0] where present, [0, 1] where not."""
+    return torch.stack([present, ~present], dim=-1).to(dtype)
