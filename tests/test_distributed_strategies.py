@@ -208,7 +208,7 @@ def refused(kind: str) -> None:
     ("kind", "message"),
     [
         ("fp16", "FSDP2 does not train in fp16 here. Expected bf16 or float32."),
-        ("ddp after", "parallel got strategy='auto' for a model whose weights an earlier run has shared out."),
+        ("ddp after", "strategy='auto' was asked for a model whose weights an earlier run has shared out."),
         ("no input", "FSDP2: the batch got no ['b'], only ['a']. Expected ['a', 'b']. A process that skips an encoder"),
     ],
     ids=["fp16", "ddp after", "no input"],

@@ -12,6 +12,7 @@ from mmfuse.data import DataError, Mixup, Sample, load_batches, read_table
 from mmfuse.data.transforms import TextTransform
 from mmfuse.evaluation import evaluate, predict
 from mmfuse.evaluation import write_rows as write_answers
+from mmfuse.training import fit
 
 
 def test_scores_do_not_depend_on_the_batches(tmp_path):
@@ -295,3 +296,21 @@ def test_a_label_that_is_not_finite_is_named(tmp_path):
 
     with pytest.raises(ValueError, match="losses of the task 'size' that are not finite, for sample 2 of batch 1. Exp"):
         evaluate(make_model(), batches)
+
+
+@pytest.mark.plain
+def test_what_a_validation_could_not_read_is_told_in_the_name_of_who_called_fit(tmp_path):
+    path = write_rows(tmp_path)
+    whole = read_table(path)
+    (tmp_path / "0.png").rename(tmp_path / "moved.png")
+    model = make_model()
+    validation = load_batches(read_table(path), model, on_error="absent")
+    (tmp_path / "moved.png").rename(tmp_path / "0.png")
+    train = list(load_batches(whole, model, batch_size=6))
+    (tmp_path / "0.png").unlink()
+
+    with pytest.warns(UserWarning, match="1 cells could not be read") as told:
+        fit(model, train, validation, epochs=1, progress=False)
+        evaluate(model, load_batches(read_table(path), model, on_error="absent"))
+
+    assert [warning.filename for warning in told] == [__file__, __file__]

@@ -238,6 +238,18 @@ def test_switches_of_torch_are_put_back():
         ({"balance": print}, TypeError, "fit got balance=<built-in function print>. Expected a list of functions"),
         ({"balance": [3]}, TypeError, "fit got 3 in balance. Expected functions of model, outputs and batches"),
         ({"unfreeze": ["left"]}, TypeError, r"fit got unfreeze=\['left'\]. Expected the epoch from which"),
+        (
+            {"unfreeze": {"left": [2]}},
+            TypeError,
+            r"unfreeze got the epoch \[2\] for 'left'. Expected a whole number from",
+        ),
+        ({"compile": "yes"}, TypeError, "fit got compile='yes'. Expected True, False, or options of torch.compile"),
+        ({"seed": 2**70}, ValueError, "fit got seed=1180591620717411303424. Expected a number of 64 bits"),
+        (
+            {"strategy": "ddp"},
+            ValueError,
+            "strategy='ddp' was asked for in a process on its own. Expected processes th",
+        ),
         ({"select": None}, TypeError, "fit got select=None. Expected the name of a number"),
         ({"folder": 3}, TypeError, "fit got folder=3. Expected a path"),
         ({"folder": __file__}, ValueError, "test_fit_options.py', which is a file. Expected a folder"),

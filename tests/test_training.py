@@ -351,7 +351,7 @@ def test_precision_fits_the_device():
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
     with Precision("float32", cpu).autocast():
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
-    with pytest.raises(ValueError, match="Precision fp16 does not train on a CPU. Expected float32 or bf16"):
+    with pytest.raises(ValueError, match="precision='fp16' does not train on a CPU. Expected float32 or bf16"):
         Precision("fp16", cpu)
     with pytest.raises(ValueError, match="precision='bf61'.* Did you mean 'bf16'"):
         Precision("bf61", cpu)

@@ -66,10 +66,13 @@ def require_kind(owner: str, name: str, value: object, kind: type | tuple[type, 
 
 def is_number(value: object) -> bool:
     """Whether it is one number, also one of numpy or torch, and neither text nor True or False."""
+    if isinstance(value, bool) or not hasattr(value, "__float__"):
+        return False
     try:
-        return not isinstance(value, bool) and hasattr(value, "__float__") and float(value) is not None
+        float(value)
     except (TypeError, ValueError, RuntimeError, OverflowError):  # an array, a tensor, or more than a float can hold
         return False
+    return True
 
 
 def require_positive(owner: str, **sizes: int | float) -> None:

@@ -1,5 +1,6 @@
 """Runs a model over batches without training it, and keeps what it answered."""
 
+import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
@@ -48,8 +49,8 @@ def collect(
     """Everything that a model answers, in evaluation mode. Nothing leaves the device before the end.
 
     Several processes share the rows of a ``Loader``; each gets the answers of all, in the order of the table. Any
-    other batches each process goes over as a whole. Warns of files that could not be read, in the name of the caller's
-    caller. Unless ``truncate``, what a loader has cut off is an error, at the first batch with such a value.
+    other batches each process goes over as a whole. Warns of files that could not be read, in the name of who
+    called mmfuse. Unless ``truncate``, what a loader has cut off is an error, at the first batch with such a value.
     """
     require_kind("The evaluation", "model", model, MultimodalModel, "a MultimodalModel, the first argument")
     require_batches(batches)
@@ -64,8 +65,16 @@ def collect(
             rows = batches.rows()
             if world() > 1 or rows != sorted(rows):  # batches of similar length are not in the order of the table
                 found = _of_all_processes(found, rows)
-    tell_dropped(batches, stacklevel=4)
+    tell_dropped(batches, stacklevel=_level_of_user())
     return found
+
+
+def _level_of_user() -> int:
+    """The stacklevel, for what :func:`collect` calls, of the code that called mmfuse: ``evaluate``, or ``fit``."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("mmfuse."):
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def _whole(batches: Iterable[Batch]) -> Iterator[Batch]:

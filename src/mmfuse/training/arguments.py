@@ -61,6 +61,11 @@ KINDS: Mapping[str, tuple[type | tuple[type, ...], str, str]] = {
     "balance": (Sequence, "a list of functions", "balance=[rule]"),
     "unfreeze": (Mapping, "the epoch from which each modality's encoder is trained", "unfreeze={'text': 3}"),
     "select": (str, "the name of a number of the validation", "select='loss'"),
+    "compile": (
+        (bool, Mapping),
+        "True, False, or options of torch.compile by name",
+        "compile={'mode': 'max-autotune'}",
+    ),
     "folder": ((str, PathLike), "a path", "folder='run'"),
 }
 

@@ -39,12 +39,12 @@ def parallel(objective: nn.Module, strategy: str, precision: Precision) -> nn.Mo
         return objective
     if sharded and strategy != "fsdp":
         raise ValueError(
-            f"parallel got strategy={strategy!r} for a model whose weights an earlier run has shared out. Expected "
+            f"strategy={strategy!r} was asked for a model whose weights an earlier run has shared out. Expected "
             "'fsdp' again. Pass strategy='fsdp', or save the model and load it."
         )
     if not dist.is_initialized():
         raise ValueError(
-            f"parallel got strategy={strategy!r} in a process on its own. Expected processes that have met. Start the "
+            f"strategy={strategy!r} was asked for in a process on its own. Expected processes that have met. Start the "
             "script with torchrun --nproc-per-node=2, or leave strategy='auto'."
         )
     if strategy == "fsdp":

@@ -26,7 +26,7 @@ class Precision:
     def __init__(self, name: str, device: torch.device) -> None:
         require_choice("Precision", "precision", name, PRECISIONS)
         if name == "fp16" and device.type == "cpu":
-            raise ValueError("Precision fp16 does not train on a CPU. Expected float32 or bf16 there. Use 'auto'.")
+            raise ValueError("precision='fp16' does not train on a CPU. Expected float32 or bf16 there. Use 'auto'.")
         if name == "auto":
             name = (
                 "bf16"

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from mmfuse._checks import require_count, require_known_names
+from mmfuse._checks import is_number, require_known_names
 from mmfuse.encoders.stages import backbone_of, is_frozen, stages_of
 from mmfuse.model import MultimodalModel
 
@@ -32,13 +32,13 @@ class Unfreezing:
 
     def __init__(self, model: MultimodalModel, plan: Plan | None = None) -> None:
         plan = plan or {}
-        require_known_names("Unfreezing", plan, model.encoders, "modality")
+        require_known_names("unfreeze", plan, model.encoders, "modality")
         self._plan = {name: _steps(name, given, stages_of(model.encoders[name])) for name, given in plan.items()}
         self._stages = {name: _trained_by_stage(model.encoders[name]) for name in plan}
         for name, stages in self._stages.items():
             if not any(stages):
                 raise ValueError(
-                    f"Unfreezing: the encoder of {name!r} is frozen for good, so no epoch trains it. Expected one that "
+                    f"unfreeze: the encoder of {name!r} is frozen for good, so no epoch trains it. Expected one that "
                     'is trainable: until its epoch it is frozen here. Build it without freeze="all" and leave '
                     "requires_grad as it is, or take it out of unfreeze."
                 )
@@ -92,12 +92,18 @@ def _trained_by_stage(encoder: nn.Module) -> list[list[nn.Parameter]]:
 
 def _steps(name: str, given: int | Mapping[int, int | str], stages: list[Any]) -> dict[int, int]:
     """How many of the highest stages are trained from which epoch on."""
+    epochs = list(given) if isinstance(given, Mapping) else [given]
+    for epoch in epochs:
+        if not is_number(epoch) or not hasattr(epoch, "__index__") or epoch < 1:
+            raise (ValueError if is_number(epoch) else TypeError)(
+                f"unfreeze got the epoch {epoch!r} for {name!r}. Expected a whole number from 1 up, or how many of its "
+                f"stages are trained from which epoch on. Write {{{name!r}: 3}} or {{{name!r}: {{1: 1, 4: 'all'}}}}."
+            )
     steps = given if isinstance(given, Mapping) else {given: "all"}
-    require_count("Unfreezing", **{f"the epoch of {name!r}": epoch for epoch in steps})
     for count in steps.values():
         if count != "all" and not (isinstance(count, int) and 0 < count <= len(stages)):
             raise ValueError(
-                f"Unfreezing got {count!r} stages of {name!r}. Expected 'all', or a number from 1 to {len(stages)}: so "
+                f"unfreeze got {count!r} stages of {name!r}. Expected 'all', or a number from 1 to {len(stages)}: so "
                 "many of its stages, highest first. Try 'all'."
             )
     return {epoch: len(stages) if count == "all" else int(count) for epoch, count in steps.items()}
