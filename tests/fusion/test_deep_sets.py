@@ -17,7 +17,8 @@ POOL = {
 @pytest.mark.plain
 @pytest.mark.parametrize("pool", POOL)
 def test_keeps_the_promises_of_a_fusion(pool):
-    check_fusion(lambda dims: DeepSets(dims, 8, pool=pool))
+    # 32 wide: with the maximum, a modality matters only where it is the largest, and is that nowhere in few coordinates
+    check_fusion(lambda dims: DeepSets(dims, 32, pool=pool))
 
 
 @pytest.mark.plain

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from mmfuse._checks import require_choice, require_dims, require_share
 from mmfuse._record import recorded
 from mmfuse.contracts import Features, Fused
+from mmfuse.layers.linear import unit_linear
 from mmfuse.layers.masking import wide
 from mmfuse.layers.modalities import read_pooled
 
@@ -58,9 +59,12 @@ class DeepSets(nn.Module):
         require_share("DeepSets", dropout=dropout)
         self.pool = pool
         self.phi = nn.ModuleDict(
-            {name: nn.Sequential(nn.Linear(width, dim), nn.GELU(), nn.Linear(dim, dim)) for name, width in dims.items()}
+            {
+                name: nn.Sequential(unit_linear(width, dim), nn.GELU(), unit_linear(dim, dim))
+                for name, width in dims.items()
+            }
         )
-        self.rho = nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.Dropout(dropout), nn.Linear(dim, dim))
+        self.rho = nn.Sequential(unit_linear(dim, dim), nn.GELU(), nn.Dropout(dropout), unit_linear(dim, dim))
 
     def forward(self, features: Mapping[str, Features]) -> Fused:
         inputs, present = read_pooled(features, self.phi)  # present: (batch, modality)
