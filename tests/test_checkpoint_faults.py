@@ -294,6 +294,43 @@ def test_a_real_disk_that_fills_up_while_it_is_written_to_keeps_what_it_has(smal
 
 
 @pytest.mark.plain
+def test_an_older_checkpoint_that_cannot_be_removed_is_told_and_the_run_goes_on(tmp_path, monkeypatch):
+    run, checkpoints = saved(tmp_path, steps=(1,))
+    checkpoints = Checkpoints(tmp_path, keep=1)
+
+    def denied(self, target):
+        raise OSError(errno.EPERM, "Operation not permitted", str(self))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", denied)
+        checkpoints.save(2, run.parts, {"step": 2})
+        with pytest.warns(
+            UserWarning, match="step-00000001 is older than the 1 newest .*, and could not be rem"
+        ):
+            checkpoints.wait()
+    assert checkpoints.steps == [1, 2]
+    checkpoints.save(3, run.parts, {"step": 3})
+    checkpoints.wait()
+    assert checkpoints.steps == [3]
+
+
+def test_folders_that_are_links_are_written_through_and_a_link_to_a_checkpoint_goes_alone(tmp_path):
+    for name in ("disk", "run"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "run" / "checkpoints").symlink_to(tmp_path / "disk")
+    run, checkpoints = Run(), Checkpoints(tmp_path / "run", keep=1)
+    checkpoints.save(1, run.parts, {})
+    checkpoints.wait()
+    (tmp_path / "disk" / "step-00000001").rename(tmp_path / "moved")
+    (tmp_path / "disk" / "step-00000001").symlink_to(tmp_path / "moved")
+    checkpoints.save(2, run.parts, {})
+    checkpoints.wait()
+
+    assert sorted(path.name for path in (tmp_path / "disk").glob("[!f]*")) == ["step-00000002"]
+    assert (tmp_path / "moved" / "state.json").exists()
+
+
+@pytest.mark.plain
 def test_a_folder_that_may_only_be_read_is_told(small_disk):
     run, checkpoints = Run(), Checkpoints(small_disk)
     checkpoints.save(1, run.parts, {"step": 1})

@@ -125,6 +125,16 @@ def test_a_class_of_ones_own_is_saved_and_asked_for_by_name(tmp_path):
         mmfuse.load(tmp_path / "model")
 
 
+def test_what_a_process_left_that_was_killed_while_it_saved_goes_with_the_next_save(tmp_path):
+    for left in (".model.new-1", ".model.old-1", ".other.new-1"):
+        (tmp_path / left).mkdir()
+        (tmp_path / left / "model.safetensors").write_bytes(b"")
+
+    mmfuse.save(make_model(), tmp_path / "model")
+
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".other.new-1", "model"]
+
+
 def test_a_link_to_a_saved_model_stays_a_link(tmp_path):
     mmfuse.save(make_model(), tmp_path / "model")
     (tmp_path / "newest").symlink_to(tmp_path / "model")

@@ -1,5 +1,6 @@
 """Writing files and folders so that a reader sees all of them or nothing, and reading them without running any."""
 
+import glob
 import hashlib
 import json
 import math
@@ -44,12 +45,14 @@ class UnsafeFileError(ValueError):
 def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
     """Make a folder with ``fill``, beside its place, and rename it into place when all is on disk.
 
-    What stood there before is removed only after that. If something fails, it stays as it was.
+    What stood there before is removed only after that. If something fails, it stays as it was. What a process that was
+    killed here has left beside the folder goes too.
     """
     folder = folder.resolve()  # a link stays, and what it points to is replaced
     folder.parent.mkdir(parents=True, exist_ok=True)
     new, old = (folder.parent / f".{folder.name}.{kind}-{os.getpid()}" for kind in ("new", "old"))
-    shutil.rmtree(new, ignore_errors=True)
+    for left in folder.parent.glob(f".{glob.escape(folder.name)}.new-*"):
+        shutil.rmtree(left, ignore_errors=True)
     new.mkdir()
     try:
         fill(new)
@@ -58,6 +61,8 @@ def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
             folder.rename(old)
         new.rename(folder)
         flush(folder.parent)
+        for left in folder.parent.glob(f".{glob.escape(folder.name)}.old-*"):
+            shutil.rmtree(left, ignore_errors=True)
     finally:
         shutil.rmtree(new, ignore_errors=True)
         if old.exists() and not folder.exists():

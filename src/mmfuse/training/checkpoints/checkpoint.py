@@ -5,7 +5,7 @@ states of the random generators, ``index.rank0.json`` (which tensor is where), `
 and ``MANIFEST.json`` (size and sha256 of the files). Several processes write a file each of what they share out.
 """
 
-import os
+import secrets
 import warnings
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -55,7 +55,7 @@ class Checkpoints:
         require_count("Checkpoints", keep=keep)
         self._writers = Processes(background())
         self._processes = Processes()
-        (writer,) = self._processes.first([os.getpid()])
+        (writer,) = self._processes.first([secrets.randbelow(10**9)])  # in a container each start has the same PID
         self._places = Places(Path(folder) / name, unit, writer)
         self._keep, self._needed = keep, needed
         self._snapshots = Snapshots(self._processes.rank)

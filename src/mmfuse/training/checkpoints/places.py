@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import warnings
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ class Places:
     Args:
         folder: that holds them.
         unit: what is counted: "step", "epoch".
-        writer: number of the process that writes, so that two do not write the same.
+        writer: a number that no other writer has.
     """
 
     def __init__(self, folder: Path, unit: str, writer: int = 0) -> None:
@@ -60,19 +61,26 @@ class Places:
     def clear(self) -> None:
         """Remove what a run that was killed left half written or half removed."""
         for path in [*self.folder.glob(".new-*"), *self.folder.glob(".old-*")]:
-            shutil.rmtree(path, ignore_errors=True)
+            _remove(path)
 
     def prune(self, newest: Path, keep: int, needed: Collection[int]) -> None:
         """Remove all that are older than ``newest`` but ``keep`` in all and those with a ``needed`` number.
 
-        What is newer stays: it was broken when the run went on from an older one, and is there to be looked at.
+        What is newer stays: it was broken when the run went on from an older one, and is there to be looked at. What
+        cannot be removed, such as that of another user, is named in a warning: the newest is whole all the same.
         """
         names = [(number, self.path(number, repetition)) for number, repetition in self.all()]
         until = [path for _, path in names].index(newest) + 1
         for number, path in names[: max(0, until - keep)]:
             if number not in needed:
-                gone = path.rename(self.folder / f".old-{path.name}")
-                shutil.rmtree(gone, ignore_errors=True)
+                try:
+                    _remove(path.rename(self.folder / f".old-{path.name}"))
+                except OSError as error:
+                    warnings.warn(
+                        f"{path} is older than the {keep} newest checkpoints, and could not be removed "
+                        f"({error.strerror}). Expected a folder that is one's own. Remove it, or the disk may fill up.",
+                        stacklevel=2,
+                    )
         self._prune_frozen()
 
     def _prune_frozen(self) -> None:
@@ -86,3 +94,11 @@ class Places:
         for path in self.folder.glob("frozen-*.safetensors"):
             if f"../{path.name}" not in used:
                 path.unlink(missing_ok=True)
+
+
+def _remove(path: Path) -> None:
+    """Remove a folder, or a link to one; what cannot be removed, as what is open on NFS, stays for the next time."""
+    if path.is_symlink():
+        path.unlink(missing_ok=True)
+    else:
+        shutil.rmtree(path, ignore_errors=True)
