@@ -304,9 +304,7 @@ def test_an_older_checkpoint_that_cannot_be_removed_is_told_and_the_run_goes_on(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "rename", denied)
         checkpoints.save(2, run.parts, {"step": 2})
-        with pytest.warns(
-            UserWarning, match="step-00000001 is older than the 1 newest .*, and could not be rem"
-        ):
+        with pytest.warns(UserWarning, match="step-00000001 is older than the 1 newest .*, and could not be rem"):
             checkpoints.wait()
     assert checkpoints.steps == [1, 2]
     checkpoints.save(3, run.parts, {"step": 3})
