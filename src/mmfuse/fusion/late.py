@@ -79,7 +79,7 @@ class LateFusion(nn.Module):
         tokens = torch.stack([self.decide[name](x) for name, x in inputs.items()], dim=1)  # (batch, modality, dim)
         weights = masked_softmax(self._scores(tokens).expand(present.shape), present)
         shares = present.to(tokens.dtype) if self.combine == "product" else weights.to(tokens.dtype)
-        pooled = (shares[..., None] * tokens).sum(dim=1)
+        pooled = torch.bmm(shares[:, None], tokens).squeeze(1)
         return Fused(Features(tokens, present, pooled), weights=by_name(inputs, weights))
 
     def _scores(self, like: Tensor) -> Tensor:
