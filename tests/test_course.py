@@ -24,6 +24,7 @@ def go_on(folder, train=BATCHES, model=None, **other):
     return fit(model or model_of_vectors(), train, folder=folder, resume=True, **BEGUN | other)
 
 
+@pytest.mark.plain  # the shape checks stand between fit and who calls it
 @pytest.mark.parametrize(
     ("other", "told"),
     [

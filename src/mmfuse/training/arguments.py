@@ -135,7 +135,7 @@ def require_parts(batches: Any, parts: Mapping[str, Any]) -> None:
     require_batches(batches)
     for name, (kind, optional) in PARTS.items():
         if parts[name] is not None or not optional:
-            require_kind("train_epoch", name, parts[name], kind, f"a {kind.__name__}. fit makes one by itself")
+            require_kind("train_epoch", name, parts[name], kind, f"one of {kind.__name__}. fit makes it by itself")
     _require_rules("train_epoch", parts["balance"])
 
 
