@@ -6,12 +6,13 @@ from typing import Any
 import pytest
 import torch
 from processes import run
+from test_training import cut, model_of_vectors, random_batch
 from tiny_numbers import make_model, table_of
 from torch import Tensor, nn
 
 from mmfuse.contracts import Features, Fused
 from mmfuse.data import load_batches
-from mmfuse.distributed import world
+from mmfuse.distributed import rank, world
 from mmfuse.losses import UncertaintyWeighting
 from mmfuse.training import fit
 
@@ -89,3 +90,18 @@ def test_two_processes_equal_one(case, strategy):
 
 def train_as(rows: int, batch_size: int, how: dict[str, Any]) -> tuple[dict, list[dict]]:
     return train(rows, batch_size, **how)
+
+
+def train_with_own_batches(targets: Any) -> dict[str, float]:
+    """The history of an epoch of one step, of which each process brings its part, with some of its targets."""
+    part = cut(random_batch(12, known=1.0), [12 // world()] * world())[rank()]
+    part = replace(part, targets={name: part.targets[name] for name in targets[rank()]})
+    return fit(model_of_vectors(), [part], progress=False, device="cpu", epochs=1).epochs[0]
+
+
+def test_each_task_keeps_its_loss_where_processes_hold_their_targets_in_other_orders():
+    expected = train_with_own_batches([["sort", "size"]])
+
+    for found in run(2, train_with_own_batches, [["sort", "size"], ["size", "sort"]]):
+        for name in ("train/loss", "train/sort/loss", "train/size/loss"):
+            assert found[name] == pytest.approx(expected[name], rel=1e-5), name

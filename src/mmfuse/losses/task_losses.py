@@ -21,6 +21,8 @@ def task_losses(
 ) -> dict[str, Tensor]:
     """The mean loss of each task over the samples whose label is known; exactly 0 where none is.
 
+    They stand in the order of the tasks, on every process: batches may hold their targets in any.
+
     Args:
         tasks: the tasks of the model.
         output: what the model made of the batch.
@@ -31,9 +33,10 @@ def task_losses(
     """
     require_known_names("Batch.targets", targets, tasks, "task")
     losses = {}
-    for name, target in targets.items():
-        if counts is not None and not counts.get(name, 0):
+    for name in tasks:
+        if name not in targets or (counts is not None and not counts.get(name, 0)):
             continue
+        target = targets[name]
         prediction = wide(output.predictions[name])
         if name in complete:
             each = sample_losses(name, tasks[name], prediction, target.values)

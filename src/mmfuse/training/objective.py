@@ -95,8 +95,8 @@ def with_equal_targets(
     window: Sequence[Batch], totals: Totals, tasks: Mapping[str, nn.Module] | nn.ModuleDict
 ) -> list[Batch]:
     """The same batches, with unknown labels for a task that only others have: a weighting counts them as pieces."""
-    wanted = {name for name, known in totals.known.items() if known}
-    if all(batch.targets.keys() >= wanted for batch in window):
+    wanted = [name for name, known in totals.known.items() if known]
+    if all(batch.targets.keys() >= set(wanted) for batch in window):
         return list(window)
     like = {name: target for batch in window for name, target in batch.targets.items()}
     completed = []
