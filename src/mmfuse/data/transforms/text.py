@@ -72,8 +72,8 @@ class TextTransform:
             for row, ids in zip(rows, self._encode([texts[row] for row in rows]), strict=True):
                 made[row] = ids
         # A tokenizer without special tokens makes nothing of an empty text.
-        ids = [np.array(found or [self.padding], dtype=np.int64) for found, _ in made]  # in half of torch's time
-        return [torch.from_numpy(each) for each in ids], [lost for _, lost in made]
+        found = [np.array(each or [self.padding], dtype=np.int64) for each, _ in made]  # in half of torch's time
+        return [torch.from_numpy(each) for each in found], [lost for _, lost in made]
 
     def lengths(self, values: Sequence[Any]) -> list[int]:
         """How many ids each text becomes."""
