@@ -38,11 +38,12 @@ Private memory (USS) of a worker that has read every row of a CSV file of four c
 a table holds is shared by all workers.
 """,
     "Images and video": """
-Our loader hands out uint8, and the encoder normalises on its device. So there are two rows for each: what the loader
-does until there is a tensor of its kind, and `with normalising`, where both end with a batch of normalised floats and
-our encoder's part runs on the CPU and counts. Crops of 8 to 100 % are the default of v2, crops of 80 to 100 % that of
-our encoders. torchcodec decodes ours where it is installed (`mmfuse[images]`); in the rows without it Pillow decodes on
-both sides. Decoding alone is Pillow's, at the smallest scale of the JPEG decoder that keeps 256 pixels.
+Our loader hands out uint8, and the encoder normalises on its device: that is what the targets are for. In the rows
+`with normalising` both end with a batch of normalised floats, and our encoder's part runs on the CPU and counts. Crops
+of 8 to 100 % are the default of v2, crops of 80 to 100 % that of our encoders. torchcodec decodes ours where it is
+installed (`mmfuse[images]`). In the rows without it Pillow decodes on both sides, which takes half of our time; the
+targets suppose a decoder that hands out tensors. Decoding alone is Pillow's, at the smallest scale of the JPEG decoder
+that keeps 256 pixels.
 """,
     "Sound": """
 Five seconds, one channel, 44.1 to 16 kHz; `normalised` is zero mean and unit variance in both. Ours looks for NaN, too.
@@ -50,13 +51,16 @@ Where soxr is missing, torchaudio's filter is made once and kept; it is longer t
 soxr's. flac, mp3 and ogg have no target: most of their time is the decoder's.
 """,
     "Features, text, tables, series": """
-Features: two modalities of 768 numbers, batches of 256. With a worker, the time of the clock counts, the best of all
-rounds. Series: forward and backward, 32 samples of 100 to 500 steps of 8 channels, 32 wide.
+Features: two modalities of 768 numbers, batches of 256 unless said otherwise. With a worker, the time of the clock
+counts, the best of all rounds; a batch costs the worker much the same whatever it holds, so that small ones (32 is what
+`load_batches` makes unless told otherwise) are further apart than large ones, in which both are busy copying. Series:
+forward and backward, 32 samples of 100 to 500 steps of 8 channels, 32 wide; torch runs an LSTM on the CPU as one
+operation, and a GRU step by step, which is why it has no target.
 """,
     "Loading": """
-`load_batches` with presence, masks, labels, seeds of each row and the check for NaN, against the same transform and
-`torch.stack` or `pad_sequence`. Waiting: `fit` writes `wait_share` into its history; here a worker shares its core with
-training.
+Epochs of four batches of 16. `load_batches` with presence, masks, labels, seeds of each row and the check for NaN,
+against the same transform and `torch.stack` or `pad_sequence`. Waiting: `fit` writes `wait_share` into its history;
+here a worker shares its core with training.
 """,
 }
 
