@@ -11,6 +11,7 @@ from processes import outcomes, run
 from torch import Tensor, nn
 
 from mmfuse.distributed import rank, world
+from mmfuse.training import replicas
 from mmfuse.training.distributed import synchronising
 from mmfuse.training.replicas import Replicas
 
@@ -68,8 +69,11 @@ def together(windows: Sequence[Sequence[int]]) -> list[list[Tensor | None]]:
     return found
 
 
+@pytest.mark.parametrize("asks", [True, False], ids=["asks", "searches"])
 @pytest.mark.parametrize("windows", [[[0], [1], [2], [3], [0]], [[0, 1], [3, 2], [1, 2, 0]]], ids=["single", "windows"])
-def test_what_is_left_out_has_the_gradient_of_one_process_and_none_where_all_leave_it_out(windows):
+def test_what_is_left_out_has_the_gradient_of_one_process_and_none_where_all_leave_it_out(windows, asks, monkeypatch):
+    assert replicas._ASKS  # every torch that is allowed can be asked
+    monkeypatch.setattr(replicas, "_ASKS", asks)
     expected = [alone(window) for window in windows]
 
     ended = outcomes(3, together, windows)
@@ -100,8 +104,10 @@ def layouts(steps: Sequence[int]) -> list[list[list[int]]]:
     return sent
 
 
-def test_the_layout_of_what_travels_is_the_same_at_every_step_and_after_any_first_step():
+@pytest.mark.parametrize("asks", [True, False], ids=["asks", "searches"])
+def test_the_layout_of_what_travels_is_the_same_at_every_step_and_after_any_first_step(asks, monkeypatch):
     """Three processes add in an order that depends on it: a run that goes on would differ in the last bits."""
+    monkeypatch.setattr(replicas, "_ASKS", asks)
     (first, *others), _, _ = run(3, layouts, [0, 1, 2])
     ((again,), *_) = run(3, layouts, [3])
 

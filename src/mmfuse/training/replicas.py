@@ -13,6 +13,11 @@ from mmfuse.distributed import saved_buffers
 
 _ENGINE: Any = torch.autograd.Variable._execution_engine
 _SYNC = "forward_sync_buffers"
+_ASKS = (  # names of torch that are no promise
+    hasattr(torch._C, "_will_engine_execute_node")
+    and hasattr(getattr(dist, "Reducer", None), "_autograd_hook")
+    and hasattr(_ENGINE, "queue_callback")
+)
 _TRAVELS = _SYNC if _SYNC in inspect.signature(nn.parallel.DistributedDataParallel).parameters else "broadcast_buffers"
 
 
@@ -20,7 +25,8 @@ class Replicas(nn.parallel.DistributedDataParallel):
     """Every process holds all weights, and gets the mean of the gradients; what no process used gets none.
 
     DDP's own way for what is left out, ``find_unused_parameters=True``, walks through the whole graph of each step.
-    Autograd has walked through it by then: it is asked which gradients it is going to compute.
+    Autograd has walked through it by then: it is asked which gradients it is going to compute. A torch that cannot be
+    asked goes DDP's way.
 
     The buckets in which gradients travel are laid out once, in the order of the parameters, and not by the first step:
     three and more processes add in an order that depends on the layout, and a run that goes on has to add as before.
@@ -32,14 +38,16 @@ class Replicas(nn.parallel.DistributedDataParallel):
     def __init__(self, objective: nn.Module) -> None:
         # A buffer that is in no state dict is a constant: it need not travel at every step.
         buffers: Any = {_TRAVELS: bool(saved_buffers(objective))}
-        super().__init__(objective, gradient_as_bucket_view=True, **buffers)
+        super().__init__(objective, gradient_as_bucket_view=True, find_unused_parameters=not _ASKS, **buffers)
+        if not _ASKS:
+            return  # the buckets are laid out in the order of the parameters, too
         self._trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
         self._nodes = [get_gradient_edge(parameter).node for parameter in self._trained]
         self._lay_out()
 
     def forward(self, *inputs: Any) -> tuple[Any, ...]:
         loss, *others = super().forward(*inputs)
-        if loss.requires_grad and self.require_backward_grad_sync:
+        if _ASKS and loss.requires_grad and self.require_backward_grad_sync:
             loss.register_hook(self._begin)
         return loss, *others
 
