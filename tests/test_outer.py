@@ -37,6 +37,7 @@ def test_the_split_that_writes_least_is_taken(sizes, dim, split):
     assert cheapest_split(sizes, dim) == split
 
 
+@pytest.mark.filterwarnings("ignore:Warning. Profiler clears events:UserWarning")  # of torch 2.11
 def test_contract_writes_far_less_than_the_product():
     core, vectors = torch.randn(33, 33, 33, 4), [torch.randn(8, 33) for _ in range(3)]
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
