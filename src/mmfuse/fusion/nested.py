@@ -28,7 +28,8 @@ class Nested(nn.Module):
     ``weights`` are reported where the outer fusion and all inner ones report theirs; without one of them the shares of
     single modalities are not known, and none are reported. Penalties of an inner fusion get its name in front:
     ``"av/load"``. Where inner and outer both work on tokens, nobody reads the inner pooled vector: parameters that make
-    nothing else get no gradient (under DDP: ``find_unused_parameters=True``).
+    nothing else get no gradient. Under DDP ``fit`` allows for that; a DDP of your own needs
+    ``find_unused_parameters=True``.
 
     Source: folklore; pairs first, then all: Majumder et al. (2018), "Multimodal Sentiment Analysis using Hierarchical
     Fusion with Context Modeling", https://arxiv.org/abs/1806.06228.
