@@ -127,7 +127,7 @@ def gradients(kind: str) -> tuple[dict[str, Tensor], Tensor, list[str]]:
         objective = parallel(objective.module, "ddp", FLOAT32)
     backward(objective, model, precision)
     parameters = list(objective.parameters())
-    together = Gradients(parameters)
+    together = Gradients(torch.optim.SGD(parameters))
     norm = together.norm()
     together.clip(0.1, norm)
     names = [name.removeprefix("module.") for name, _ in objective.named_parameters()]

@@ -8,6 +8,10 @@ from torch.nn.utils import clip_grad_norm_
 from mmfuse.training.gradients import Gradients
 
 
+def gradients_of(made):
+    return Gradients(torch.optim.SGD(made))
+
+
 def parameters(*dtypes):
     torch.manual_seed(0)
     made = [nn.Parameter(torch.zeros(3 + i, dtype=dtype)) for i, dtype in enumerate(dtypes)]
@@ -20,7 +24,7 @@ def parameters(*dtypes):
 @pytest.mark.parametrize("largest", [0.3, 100.0])
 def test_norm_and_clipping_are_those_of_torch(dtypes, largest):
     ours, expected = parameters(*dtypes), parameters(*dtypes)
-    gradients = Gradients(ours)
+    gradients = gradients_of(ours)
 
     norm = gradients.norm()
     gradients.clip(largest, norm)
@@ -32,7 +36,7 @@ def test_norm_and_clipping_are_those_of_torch(dtypes, largest):
 
 
 def test_where_nothing_has_a_gradient_the_norm_is_zero():
-    gradients = Gradients(parameters(torch.float32))
+    gradients = gradients_of(parameters(torch.float32))
 
     gradients.clip(1.0, gradients.norm())
 
@@ -42,6 +46,19 @@ def test_where_nothing_has_a_gradient_the_norm_is_zero():
 def test_they_are_forgotten():
     made = parameters(torch.float32, torch.float32)
 
-    Gradients(made).clear()
+    gradients_of(made).clear()
 
     assert all(parameter.grad is None for parameter in made)
+
+
+def test_those_of_parameters_that_the_optimizer_gets_later_are_among_them():
+    first, *later = parameters(*[torch.float32] * 3)
+    optimizer = torch.optim.SGD([first])
+    gradients = Gradients(optimizer)
+
+    optimizer.add_param_group({"params": later})
+    gradients.clip(0.3, gradients.norm())
+
+    assert float(gradients.norm()) == pytest.approx(0.3, rel=1e-4)
+    gradients.clear()
+    assert all(parameter.grad is None for parameter in later)

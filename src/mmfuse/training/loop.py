@@ -71,7 +71,7 @@ def train_epoch(  # noqa: PLR0913  one keyword for each thing that a step does; 
     require_positive("train_epoch", accumulate=accumulate, clip=1.0 if clip is None else clip)
     precision = precision or Precision("float32", device_of(model))
     objective = objective or Objective(model, weigh, keep_output=bool(balance))
-    gradients = Gradients(parameter for group in optimizer.param_groups for parameter in group["params"])
+    gradients = Gradients(optimizer)
     nonfinite, halving = nonfinite or NonFinite(), halving or Halving()
     nonfinite.begin(model, batches, weigh=weigh, accumulate=accumulate, first_step=first_step)
     set_training(model)
