@@ -26,7 +26,7 @@ class SeriesEncoder(nn.Module):
 
         SeriesEncoder(64, **series_statistics(train, "inertial"))
 
-    Under ``torch.compile`` and ``torch.export`` the number of steps is fixed, as
+    Under ``torch.compile`` each number of steps is a program of its own, as
     :class:`~mmfuse.layers.recurrent.Recurrent` says; ``TemporalConvEncoder`` and ``PatchSeriesEncoder`` have no such
     limit.
 

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from mmfuse._checks import require_choice, require_count, require_share
 
@@ -28,8 +29,8 @@ class Recurrent(nn.Module):
     autocast too. Recurrent matrices start orthogonal, and the forget gate of the LSTM open (Jozefowicz et al., 2015,
     https://proceedings.mlr.press/v37/jozefowicz15.html).
 
-    Under ``torch.compile`` and in an exported program the number of steps is fixed: each length is a program of its
-    own, and torch stops at eight with ``fullgraph=True``. Pad to a few lengths there, or leave it uncompiled.
+    An exported program holds one loop and takes any length. Under ``torch.compile`` each length is a program of its
+    own, and torch stops at eight with ``fullgraph=True``: pad to a few lengths there, or leave it uncompiled.
 
     Args:
         width: width of the steps.
@@ -115,6 +116,8 @@ class _Cell(nn.Module):
             nn.init.ones_(self.bias_input.data[hidden : 2 * hidden])
 
     def forward(self, tokens: Float[Tensor, "batch time width"]) -> Float[Tensor, "batch time hidden"]:
+        if torch.compiler.is_exporting():
+            return self._any_length(tokens.to(self.weight_input.dtype))
         weights: list[Tensor] = [self.weight_input, self.weight_hidden, self.bias_input, self.bias_hidden]
         # The functions under nn.GRU and nn.LSTM: torch.compile refuses the modules.
         with torch.autocast(tokens.device.type, enabled=False):
@@ -123,6 +126,31 @@ class _Cell(nn.Module):
             if self.cell == "gru":
                 return torch.gru(tokens, start, weights, True, 1, 0.0, self.training, False, True)[0]
             return torch.lstm(tokens, [start, start], weights, True, 1, 0.0, self.training, False, True)[0]
+
+    def _any_length(self, tokens: Float[Tensor, "batch time width"]) -> Float[Tensor, "batch time hidden"]:
+        """The same as one loop in an exported program: torch's own would be written out step by step."""
+        from torch._higher_order_ops.scan import scan
+
+        given = linear(tokens, self.weight_input, self.bias_input).transpose(0, 1)
+        start = tokens.new_zeros(tokens.shape[0], self.hidden)
+        step = self._gru_step if self.cell == "gru" else self._lstm_step
+        _, steps = scan(step, [start, start.clone()][: GATES[self.cell] - 2], given)
+        return steps.transpose(0, 1)
+
+    def _gru_step(self, state: list[Tensor], given: Tensor) -> tuple[list[Tensor], Tensor]:
+        (before,) = state
+        kept = linear(before, self.weight_hidden, self.bias_hidden)
+        r, z, _ = (given + kept).sigmoid().chunk(3, dim=-1)
+        n = (given.chunk(3, dim=-1)[2] + r * kept.chunk(3, dim=-1)[2]).tanh()
+        after = (1 - z) * n + z * before
+        return [after], after.clone()
+
+    def _lstm_step(self, state: list[Tensor], given: Tensor) -> tuple[list[Tensor], Tensor]:
+        before, memory = state
+        i, f, g, o = (given + linear(before, self.weight_hidden, self.bias_hidden)).chunk(4, dim=-1)
+        memory = f.sigmoid() * memory + i.sigmoid() * g.tanh()
+        after = o.sigmoid() * memory.tanh()
+        return [after, memory], after.clone()
 
 
 def _order(mask: Bool[Tensor, "batch time"], *, backward: bool) -> Int[Tensor, "batch time"]:
