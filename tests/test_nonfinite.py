@@ -321,6 +321,22 @@ def test_a_gradient_that_is_not_finite_at_the_smallest_scale_either_is_a_fault()
     assert error.step == 4  # at the scale of 4, 2 and 1 it might have been the scale
 
 
+def test_a_rule_that_makes_a_finite_gradient_infinite_is_a_fault_that_no_scale_cures():
+    model, edited = make_model(), []
+    before = [parameter.clone() for parameter in model.parameters()]
+
+    def spoil(of, _outputs, _batches):
+        edited.append(all(bool(parameter.grad.isfinite().all()) for parameter in of.parameters()))
+        next(of.parameters()).grad.mul_(math.inf)
+
+    batches = [make_batch([0.1, 30.0])] * 4
+    error = failure(model, batches, precision=with_scaler(2.0**127), balance=[spoil], clip=1.0)
+
+    assert error.tasks == []
+    assert edited == [True]  # in the steps before, the scaler left out what was infinite already
+    assert all(torch.equal(parameter, same) for parameter, same in zip(model.parameters(), before, strict=True))
+
+
 def test_a_loss_that_is_not_finite_lowers_the_scale_when_its_step_is_skipped():
     precision = with_scaler(4.0)
 

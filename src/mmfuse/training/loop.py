@@ -86,10 +86,11 @@ def train_epoch(  # noqa: PLR0913  one keyword for each thing that a step does; 
         with explaining_out_of_memory(step, model, optimizer, partial(halving.cut, window), precision):
             losses, outputs = halving.attempt(step, backward, window, totals, undo)
             precision.scaler.unscale_(optimizer)
-            for rule in balance:
+            too_large = bool(balance) and precision.scaler.is_enabled() and not gradients.norm().isfinite()
+            for rule in () if too_large else balance:
                 rule(model, outputs, halving.cut(window))
             norm = gradients.norm()
-            if nonfinite.may_step(losses, norm, precision):
+            if nonfinite.may_step(losses, norm, precision, edited=bool(balance) and not too_large):
                 if clip is not None and nonfinite.norm > 0.99 * clip:  # below, the factor is exactly 1
                     gradients.clip(clip, norm)
                 precision.scaler.step(optimizer)

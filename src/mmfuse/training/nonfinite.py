@@ -84,12 +84,21 @@ class NonFinite:
         self._statistics = sorted((x for norm in norms for x in norm.buffers()), key=lambda x: str(x.dtype))
         self._kept = [buffer.clone() for buffer in self._statistics]
 
-    def may_step(self, losses: Mapping[str, Tensor], norm: Tensor, precision: Precision) -> bool:
-        """Whether all is finite: on every process alike, if losses and norm are over all. Waits for the device."""
+    def may_step(
+        self, losses: Mapping[str, Tensor], norm: Tensor, precision: Precision, *, edited: bool = False
+    ) -> bool:
+        """Whether all is finite: on every process alike, if losses and norm are over all. Waits for the device.
+
+        Args:
+            losses: by task.
+            norm: of the gradients.
+            precision: of the step.
+            edited: the gradients were finite before a rule edited them: so the scaler is not at fault.
+        """
         *numbers, self.norm = torch.stack([*losses.values(), norm]).tolist()
         self.losses = dict(zip(losses, numbers, strict=True))
         losses_are, norm_is = all(map(math.isfinite, numbers)), math.isfinite(self.norm)
-        self.skips = not (losses_are and (norm_is or precision.searches()))
+        self.skips = not (losses_are and (norm_is or (not edited and precision.searches())))
         self.moved = losses_are and norm_is
         if self._kept and not self.skips:
             _copy(self._statistics, self._kept)
