@@ -51,9 +51,9 @@ def make_batch(values, sizes=None):
     return Batch({"left": Input(values, known)}, targets)
 
 
-def train(model, batches, nonfinite=None, **options):
+def train(model, batches, nonfinite=None, weigh=None, **options):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    return list(train_epoch(model, batches, weigh=Sum(), optimizer=optimizer, nonfinite=nonfinite, **options))
+    return list(train_epoch(model, batches, weigh=weigh or Sum(), optimizer=optimizer, nonfinite=nonfinite, **options))
 
 
 def failure(model, batches, **options):
@@ -292,6 +292,28 @@ def test_more_skipped_steps_than_allowed_stop_the_run():
         train(make_model(), [bad, bad, bad], policy)
 
     assert policy.skipped == 3
+
+
+def test_a_skipped_step_leaves_no_trace_in_a_weighting_that_puts_another_tensor_in_the_place_of_its_buffer():
+    class Running(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("mean", torch.ones(()))
+
+        def forward(self, losses):
+            total = sum(losses.values())
+            self.mean = 0.9 * self.mean + 0.1 * total.detach()
+            return total / self.mean
+
+    good, bad = make_batch([0.1, 0.2]), make_batch([math.nan, 0.1])
+    weigh, same, policy = Running(), Running(), NonFinite("skip", limit=1)
+
+    with pytest.warns(UserWarning, match="The step is skipped"):
+        train(make_model(), [good, bad, good], policy, weigh)
+    train(make_model(), [good, good], weigh=same)
+
+    assert policy.skipped == 1
+    assert torch.equal(weigh.mean, same.mean)
 
 
 def with_scaler(scale):

@@ -56,7 +56,8 @@ class NonFinite:
         self.moved = True  # whether it changed the weights: not if it is skipped, by this or by the scaler
         self._batches: Any = None
         self._first_step = self._accumulate = 1
-        self._statistics: list[Tensor] = []  # of batch norm, and of the weighting
+        self._of_norms: list[Tensor] = []  # the statistics of batch norm
+        self._weigh: nn.Module | None = None
         self._kept: list[Tensor] = []  # as they were after the last good step
 
     def begin(
@@ -78,11 +79,11 @@ class NonFinite:
             first_step: number of the step that the first batch is in.
         """
         self._batches, self._accumulate, self._first_step = batches, accumulate, first_step
-        norms: list[nn.Module] = [part for part in model.modules() if isinstance(part, _BatchNorm)]
-        norms += [] if weigh is None else [weigh]
+        norms = [part for part in model.modules() if isinstance(part, _BatchNorm)]
         # Those of one type stand together: they are copied in one kernel.
-        self._statistics = sorted((x for norm in norms for x in norm.buffers()), key=lambda x: str(x.dtype))
-        self._kept = [buffer.clone() for buffer in self._statistics]
+        self._of_norms = sorted((x for norm in norms for x in norm.buffers()), key=lambda x: str(x.dtype))
+        self._weigh = weigh
+        self._kept = [buffer.clone() for buffer in self._statistics()]
 
     def may_step(
         self, losses: Mapping[str, Tensor], norm: Tensor, precision: Precision, *, edited: bool = False
@@ -101,7 +102,7 @@ class NonFinite:
         self.skips = not (losses_are and (norm_is or (not edited and precision.searches())))
         self.moved = losses_are and norm_is
         if self._kept and not self.skips:
-            _copy(self._statistics, self._kept)
+            _copy(self._statistics(), self._kept)
         return not self.skips
 
     def meet(
@@ -136,7 +137,11 @@ class NonFinite:
     def undo(self) -> None:
         """Put back the statistics of batch norm and of the weighting as they were after the last good step."""
         if self._kept:
-            _copy(self._kept, self._statistics)
+            _copy(self._kept, self._statistics())
+
+    def _statistics(self) -> list[Tensor]:
+        """Of batch norm, which changes them in place, and of the weighting, which may put others there."""
+        return [*self._of_norms, *(() if self._weigh is None else self._weigh.buffers())]
 
     def state_dict(self) -> dict[str, int]:
         """How many steps were skipped."""
