@@ -2,12 +2,14 @@
 
     results = run(2, work, tmp_path)           # work(tmp_path) in two processes that have met; what each returned
     ended = outcomes(2, work, timeout=30.0)    # for failures: an Outcome of each
+    @in_a_process_of_its_own                   # for a test after which no process could be forked
 
 Inside ``work``, ``mmfuse.distributed.rank()`` says which process it is. Results are pickled: tensors, numbers, lists.
 """
 
 import contextlib
 import ctypes
+import functools
 import os
 import pickle
 import signal
@@ -26,6 +28,21 @@ import torch.distributed as dist
 from mmfuse.distributed import connect, disconnect
 
 _KILL_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl
+
+
+def in_a_process_of_its_own(test: Callable[..., None]) -> Callable[..., None]:
+    """A test that is run in a process forked for it.
+
+    A backward pass without values, which compiling makes too, starts threads of autograd: processes that are forked
+    later could not go backwards. Tests of a file share their process with files that come after.
+    """
+
+    @functools.wraps(test)
+    def forked(*args: Any, **given: Any) -> None:
+        (ended,) = outcomes(1, lambda: test(*args, **given), meet=False, timeout=300.0)
+        assert ended.code == 0, ended.log
+
+    return forked
 
 
 @dataclass

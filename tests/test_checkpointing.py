@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from processes import in_a_process_of_its_own
 from tiny_data import WORDS
 from tiny_models import BERT, SPEECH, VIT, clips
 from torch import nn
@@ -151,6 +152,7 @@ def test_without_gradients_nothing_changes(name):
 
 @pytest.mark.plain
 @pytest.mark.parametrize("name", ["transformer", "resnet18"])
+@in_a_process_of_its_own
 def test_it_compiles(name):
     torch._dynamo.reset()
     (_, saving), input = pair(name), CASES[name][1]()

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from processes import in_a_process_of_its_own
 from tiny_data import WORDS
 from tiny_models import BERT
 
@@ -81,6 +82,7 @@ def test_one_graph_serves_all_lengths():
     assert len(graphs) == 1  # no break, and not compiled again
 
 
+@in_a_process_of_its_own
 def test_the_compiled_model_equals_the_model_and_so_do_the_gradients():
     model = make_model("series").train()
     other = copy.deepcopy(model)

@@ -5,6 +5,7 @@ The weights and batches are fake here: they have shapes and no values, so whatev
 
 import pytest
 import torch
+from processes import in_a_process_of_its_own
 from tiny_data import WORDS
 from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
@@ -93,7 +94,7 @@ def mode(monkeypatch):
             yield pytree.tree_map_only(torch.Tensor, mode.from_tensor, batch)
 
     monkeypatch.setattr(loop, "prefetch", moved)
-    monkeypatch.setattr(loop.NonFinite, "may_step", lambda *_args: True)
+    monkeypatch.setattr(loop.NonFinite, "may_step", lambda *_args, **_more: True)
     return mode
 
 
@@ -112,6 +113,7 @@ def train(model, batches, mode, weigh=None, precision=None):
 
 
 @pytest.mark.parametrize("name", ENCODERS)
+@in_a_process_of_its_own
 def test_a_step_reads_nothing_from_the_device(mode, name):
     model = without_values(make_model([name]), mode)
 
@@ -119,6 +121,7 @@ def test_a_step_reads_nothing_from_the_device(mode, name):
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
+@in_a_process_of_its_own
 def test_no_fusion_reads_from_the_device(fusion):
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     fuse = without_values(FUSIONS[fusion]({"left": 8, "right": 8}, 8), mode).train()
@@ -132,12 +135,14 @@ def test_no_fusion_reads_from_the_device(fusion):
     (fused.features.pooled.sum() + sum(fused.penalties.values())).backward()
 
 
+@in_a_process_of_its_own
 def test_mixed_precision_reads_nothing_from_the_device(mode):
     model = without_values(make_model(["steps"]), mode)
 
     assert train(model, [make_batch(["steps"])], mode, UncertaintyWeighting(["y", "c"]), Precision("bf16", CPU)) == 1
 
 
+@in_a_process_of_its_own
 def test_the_test_can_fail(mode):
     class Curious(nn.Module):
         def forward(self, losses):

@@ -18,6 +18,7 @@ from mmfuse.data.loading.report import shown
 
 _PID, _SINCE, _COUNT, _ROW, _ROWS = range(5)  # columns of the board
 _LOOK = 5.0  # seconds after which a worker looks whether the main process is there
+_DIES = 1.0  # seconds that a process may take from closing its connections to its end
 _SHOWN = 5  # rows of a batch that are named
 
 
@@ -33,6 +34,7 @@ class Flight:
         self.broken = False
         self._board = torch.zeros(workers, _ROWS + _SHOWN, dtype=torch.int64).share_memory_()
         self._place = place
+        self._dead: list[int] = []  # workers that were found to be gone
 
     def begin(self, worker: int, rows: list[int]) -> Any:
         """A worker begins a batch; the result's first entry is to be set to each row that it reads."""
@@ -46,13 +48,15 @@ class Flight:
         """A worker has read its batch."""
         self._board[worker, _COUNT] = 0
 
-    def explain(self, error: RuntimeError, timeout: float) -> str:
+    def explain(self, error: Exception, timeout: float) -> str:
         """The message for an error of the DataLoader: which worker, and its rows."""
-        pids = re.findall(r"\d+", "".join(re.findall(r"pid\D*[\d, ]+", str(error))))
+        told = re.findall(r"\d+", "".join(re.findall(r"pid\D*[\d, ]+", str(error))))
+        pids = list(map(int, told)) or self._dead
         board = [line for line in self._board.tolist() if line[_COUNT]]
-        dead = [line for line in board if str(line[_PID]) in pids]
+        dead = [line for line in board if line[_PID] in pids]
         if pids:
-            what = f"A process that reads for the loader has ended: {str(error).strip().rstrip('.')}."
+            said = str(error).strip().rstrip(".") if told else f"process {pids[0]} is gone, with what it had read"
+            what = f"A process that reads for the loader has ended: {said}."
             mend = "If it was killed, memory may have run out: use fewer workers, or smaller batches."
         else:
             dead = sorted(board, key=lambda line: line[_SINCE])[:1]
@@ -62,10 +66,25 @@ class Flight:
         look = "Read these rows with workers=0 to see what they do."
         return f"{what} It was reading {rows}. Expected a batch. {look} {mend}"
 
-    @staticmethod
-    def concerns(error: RuntimeError) -> bool:
-        """Whether the DataLoader itself complains of its workers; what a worker has raised is not that."""
-        return str(error).startswith("DataLoader ")
+    def concerns(self, error: Exception) -> bool:
+        """Whether the DataLoader itself complains of its workers; what a worker has raised is not that.
+
+        A batch is fetched from the worker that has read it: of one that has died since, the connection fails.
+        """
+        if isinstance(error, RuntimeError):
+            return str(error).startswith("DataLoader ")
+        if str(error).startswith("Caught "):  # in a worker
+            return False
+        until = time.monotonic() + _DIES
+        while not (dead := self._ended()) and time.monotonic() < until:
+            time.sleep(0.01)
+        self._dead = dead
+        return bool(dead)
+
+    def _ended(self) -> list[int]:
+        """Workers that have read anything and are gone."""
+        alive = {child.pid for child in multiprocessing.active_children()}
+        return [pid for pid in self._board[:, _PID].tolist() if pid and pid not in alive]
 
     def stop(self) -> None:
         """End the workers that have read anything, at once: one that hangs would not listen."""

@@ -47,7 +47,7 @@ class Workers:
         message = ""
         try:
             yield from self._watched(flight)
-        except RuntimeError as error:
+        except (RuntimeError, EOFError, OSError) as error:
             if not flight.concerns(error):
                 raise
             message = flight.explain(error, self._timeout)
