@@ -101,3 +101,16 @@ plain_of(Nobody)
 
     assert done.returncode != 0
     assert "Nobody has no plain counterpart to be measured against. Expected nobody or" in done.stderr
+
+
+def test_parity_is_compared(tmp_path):
+    written, page = tmp_path / "parity.json", tmp_path / "parity.md"
+
+    done = run("parity.py", "--quick", "--methods", "^(Concat|WeightedAverage)$", "--json", written, "--markdown", page)
+
+    assert done.returncode == 0, done.stderr
+    assert {row["name"] for row in json.loads(written.read_text())["rows"]} == {
+        "parity: Concat",
+        "parity: WeightedAverage",
+    }
+    assert "[`Concat`](fusion.md#concat)" in page.read_text()
