@@ -3,6 +3,7 @@
 import pytest
 import series_checks as checks
 import torch
+from processes import in_a_process_of_its_own
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
@@ -107,6 +108,7 @@ def test_compiles_whole_for_a_few_lengths(name):
 @pytest.mark.plain
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch's own, as it traces
 @pytest.mark.parametrize("name", ["gru", "lstm both ways, two layers"])
+@in_a_process_of_its_own
 def test_exports_for_any_length(name):
     checks.check_exports(make(name), [24, 4, 31])
 
