@@ -60,8 +60,24 @@ def require_free_names(owner: str, names: Collection[str]) -> None:
 def require_kind(owner: str, name: str, value: object, kind: type | tuple[type, ...], expected: str) -> None:
     """Raise TypeError unless a value is of a kind; ``expected`` says in words which, and how to give it."""
     if not isinstance(value, kind):
-        shown = repr(value) if len(repr(value)) <= 60 else f"a {type(value).__name__}"
-        raise TypeError(f"{owner} got {name}={shown}. Expected {expected}.")
+        raise TypeError(f"{owner} got {name}={short(value)}. Expected {expected}.")
+
+
+def short(value: object) -> str:
+    """How a value is shown in a message: a module or a tensor by its class."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"a {type(value).__name__}"
+
+
+def usable_device(owner: str, given: object, mend: str) -> torch.device:
+    """The device, or a ValueError if none is meant or it is not there; ``mend`` says what is expected."""
+    try:
+        device = torch.device(given)  # type: ignore[call-overload]
+        torch.empty(0, device=device)
+    except (RuntimeError, TypeError, ValueError, AssertionError) as error:  # the last: torch was built without CUDA
+        reason = str(error).split("\n")[0][:120].rstrip(".:")
+        raise ValueError(f"{owner} got device={given!r}, which cannot be used: {reason}. {mend}") from error
+    return device
 
 
 def is_number(value: object) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmfuse._checks import nearest, require_kind, require_switches
+from mmfuse._checks import nearest, require_kind, require_switches, usable_device
 from mmfuse._files import CorruptCheckpointError, read_json, read_tensors, require_same_tensors
 from mmfuse.model import MultimodalModel
 from mmfuse.persistence.budget import at_most
@@ -46,7 +46,7 @@ def load(
     require_switches("load", verify=verify)
     if classes is not None:
         require_kind("load", "classes", classes, Mapping, "classes by name. Give classes={'MyFusion': MyFusion}")
-    _require_device(device)
+    usable_device("load", device, "Expected 'cpu', 'cuda' or 'cuda:1'. Leave it out for the CPU.")
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder. Expected one that mmfuse.save has written. Check the path.")
@@ -75,17 +75,6 @@ def load(
         # Its weights are trained: further training takes the smaller learning rate.
         setattr(encoder, "pretrained", True)  # noqa: B010  a plain assignment is unsound to a type checker
     return model.to(device).eval()
-
-
-def _require_device(device: Any) -> None:
-    try:
-        torch.empty(0, device=torch.device(device))
-    except (RuntimeError, TypeError, ValueError, AssertionError) as error:  # the last: torch was built without CUDA
-        reason = str(error).split("\n")[0][:120].rstrip(".:")
-        raise ValueError(
-            f"load got device={device!r}, which cannot be used: {reason}. Expected 'cpu', 'cuda' or 'cuda:1'. Leave "
-            "it out for the CPU."
-        ) from error
 
 
 def _read_config(folder: Path, verify: bool) -> dict[str, Any]:

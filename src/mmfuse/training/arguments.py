@@ -17,6 +17,8 @@ from mmfuse._checks import (
     require_positive,
     require_switches,
     require_whole,
+    short,
+    usable_device,
 )
 from mmfuse.contracts import Batch
 from mmfuse.evaluation.collect import require_batches
@@ -86,15 +88,15 @@ def require_settings(given: Mapping[str, Any]) -> None:
 def _require_kinds(given: Mapping[str, Any]) -> None:
     for name, (kind, expected, example) in KINDS.items():
         optional = name in ("weigh", "unfreeze", "folder")
-        if not isinstance(given[name], kind) and not (optional and given[name] is None):
-            raise TypeError(f"fit got {name}={_short(given[name])}. Expected {expected}. Write {example} for example.")
+        if given[name] is not None or not optional:
+            require_kind("fit", name, given[name], kind, f"{expected}. Write {example} for example")
     _require_rules("fit", given["balance"])
 
 
 def _require_rules(owner: str, balance: Sequence[Any]) -> None:
     if odd := [rule for rule in balance if not callable(rule)]:
         raise TypeError(
-            f"{owner} got {_short(odd[0])} in balance. Expected functions of model, outputs and batches. Write "
+            f"{owner} got {short(odd[0])} in balance. Expected functions of model, outputs and batches. Write "
             "balance=[rule]."
         )
 
@@ -139,18 +141,11 @@ def require_parts(batches: Any, parts: Mapping[str, Any]) -> None:
     _require_rules("train_epoch", parts["balance"])
 
 
-def usable_device(given: torch.device | str | None) -> torch.device:
+def device_of_run(given: torch.device | str | None) -> torch.device:
     """The device of a run: a GPU if there is one, if None. Call it when this process has its GPU."""
-    try:
-        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if given is None else given)
-        torch.empty(0, device=device)
-    except (RuntimeError, TypeError, ValueError, AssertionError) as error:  # the last: torch was built without CUDA
-        reason = str(error).split("\n")[0][:120].rstrip(".:")
-        raise ValueError(
-            f"fit got device={given!r}, which cannot be used: {reason}. Expected 'cuda', 'cuda:1' or 'cpu'. Leave it "
-            "out, and a GPU is taken if there is one."
-        ) from error
-    return device
+    chosen = ("cuda" if torch.cuda.is_available() else "cpu") if given is None else given
+    mend = "Expected 'cuda', 'cuda:1' or 'cpu'. Leave it out, and a GPU is taken if there is one."
+    return usable_device("fit", chosen, mend)
 
 
 def count_batches(train: Iterable[Batch], validation: Any, *, select: str, patience: int | None) -> int:
@@ -181,9 +176,3 @@ def count_batches(train: Iterable[Batch], validation: Any, *, select: str, patie
 def with_state(balance: Sequence[Any]) -> dict[str, Any]:
     """The rules that keep something from step to step, by number."""
     return {f"balance{i}": rule for i, rule in enumerate(balance) if hasattr(rule, "state_dict")}
-
-
-def _short(value: Any) -> str:
-    """How a value is shown in a message: a module or a tensor by its class."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"a {type(value).__name__}"

@@ -16,7 +16,7 @@ from mmfuse.distributed import agree, connect, is_main, rank, together
 from mmfuse.evaluation.evaluate import evaluate
 from mmfuse.losses import Sum
 from mmfuse.model import MultimodalModel
-from mmfuse.training.arguments import count_batches, require_settings, usable_device, with_state
+from mmfuse.training.arguments import count_batches, device_of_run, require_settings, with_state
 from mmfuse.training.best import Best
 from mmfuse.training.compiling import compiled
 from mmfuse.training.distributed import parallel
@@ -137,7 +137,7 @@ def fit(  # noqa: C901, PLR0913, PLR0915  all in the order in which it happens; 
     require_settings(given)
     connect()
     halving = Halving(on_out_of_memory)
-    device = usable_device(device)
+    device = device_of_run(device)
     with ExitStack() as stack:
         stack.enter_context(together())
         stack.enter_context(arithmetic(device, tf32=tf32, deterministic=deterministic))
