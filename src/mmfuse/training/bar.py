@@ -1,6 +1,7 @@
-"""The progress bar of an epoch."""
+"""The progress bar of whatever takes long."""
 
 import threading
+from typing import Any
 
 from tqdm import tqdm
 
@@ -10,10 +11,13 @@ class Bar(tqdm):
 
     That thread takes tqdm's lock every ten seconds. A process that is forked meanwhile, such as a worker of a loader,
     would wait for it for ever, and one that is killed while it holds the lock would stop all others. Without the thread
-    nobody looks after a bar that is updated seldom, so each update looks at the clock: ``miniters=1``.
+    nobody looks after a bar that is updated seldom, so each update looks at the clock.
     """
 
     monitor_interval = 0
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(miniters=1, **settings)
 
 
 Bar.set_lock(threading.RLock())

@@ -47,7 +47,6 @@ class Meter:
             unit=" samples" if self._counts_samples else " batches",
             disable=not (show and is_main()),
             leave=False,
-            miniters=1,
             mininterval=0.5,  # seconds
         )
 

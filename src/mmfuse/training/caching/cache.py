@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from mmfuse._checks import require_choice, require_not_negative, require_positive, require_whole
 from mmfuse.data.loading.dataset import TableDataset
@@ -15,6 +14,7 @@ from mmfuse.data.tables.table import Table
 from mmfuse.data.transforms import Transform
 from mmfuse.distributed import connect, is_main, together
 from mmfuse.model import MultimodalModel
+from mmfuse.training.bar import Bar
 from mmfuse.training.caching.encode import Encoding, Reading
 from mmfuse.training.caching.fill import fill
 from mmfuse.training.caching.fingerprint import begin_or_compare, fingerprint
@@ -98,7 +98,7 @@ def cache_features(  # noqa: PLR0913  flat keywords, as of load_batches and fit
     cached: dict[str, CachedEncoder] = {}
     if progress and is_main():
         for name, reason in left_out(model, chosen).items():
-            tqdm.write(f"{name}: not cached, {reason}.", file=sys.stderr)
+            Bar.write(f"{name}: not cached, {reason}.", file=sys.stderr)
     Path(folder).mkdir(parents=True, exist_ok=True)
     with together(), filling(Path(folder)):
         for name, encoder in chosen.items():

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from tqdm import tqdm
 
 from mmfuse.distributed import agree, is_main, rank, world
+from mmfuse.training.bar import Bar
 from mmfuse.training.caching.encode import Encoding, Reading
 from mmfuse.training.caching.keys import KeyedReader, Keys
 from mmfuse.training.caching.shards import ShardWriter, join_shards
@@ -40,8 +40,8 @@ def fill(encoding: Encoding, folder: Path, reading: Reading, *, progress: bool) 
     writer, line = ShardWriter(folder), ""
     total = int(agree([len(cells)])[0])
     if progress and is_main() and not total:
-        tqdm.write(f"{encoding.name}: the features of all cells are in {folder} already.", file=sys.stderr)
-    bar = tqdm(total=total, desc=encoding.name, unit=" cells", disable=not (progress and is_main() and total))
+        Bar.write(f"{encoding.name}: the features of all cells are in {folder} already.", file=sys.stderr)
+    bar = Bar(total=total, desc=encoding.name, unit=" cells", disable=not (progress and is_main() and total))
     with bar, closing(encoding.run(rows, keys, writer, reading, partial(reader.changed, known))) as steps:
         # All processes take each step together: one that has less to do does not wait for the others in silence.
         while done := int(agree([count := next(steps, 0)])[0]):
