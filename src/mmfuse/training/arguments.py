@@ -24,7 +24,7 @@ from mmfuse.contracts import Batch
 from mmfuse.evaluation.collect import require_batches
 from mmfuse.model import MultimodalModel
 from mmfuse.training.distributed import STRATEGIES, require_own_batches
-from mmfuse.training.halving import Halving
+from mmfuse.training.halving import POLICIES, Halving
 from mmfuse.training.nonfinite import NonFinite
 from mmfuse.training.precision import PRECISIONS, Precision
 from mmfuse.training.signals import StopSignals
@@ -41,7 +41,12 @@ RANGES: Mapping[str, tuple[Callable[[float], bool], str, str]] = {
     "seed": (lambda x: -(2**63) <= x < 2**63, "of 64 bits", "seed=0"),
     "max_skips": (lambda x: x >= 0, "from 0 up", "max_skips=10"),
 }
-CHOICES = {"precision": PRECISIONS, "strategy": STRATEGIES, "on_nonfinite": ("raise", "skip")}
+CHOICES = {
+    "precision": PRECISIONS,
+    "strategy": STRATEGIES,
+    "on_nonfinite": ("raise", "skip"),
+    "on_out_of_memory": POLICIES,
+}
 UNUSED = {"save_every": None, "keep": 2, "log_every": 50, "max_skips": 10, "resume": False}  # their values in fit
 SWITCHES = ("deterministic", "resume", "progress", "tf32")
 MAY_BE_NONE = ("pretrained_learning_rate", "clip", "ema", "save_every", "patience", "tf32")
