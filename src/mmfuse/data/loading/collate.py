@@ -45,9 +45,8 @@ def make_input(values: Sequence[Tensor | None], transform: Transform) -> Input:
     filled = [blank if value is None else value for value in values]
     if transform.padding is None:
         return Input(torch.stack(filled), present)
-    alike = all(
-        value.size(0) == filled[0].size(0) for value in filled
-    )  # then there is nothing to pad, in half the time
+    # Where there is nothing to pad, to stack takes half of the time.
+    alike = all(value.size(0) == filled[0].size(0) for value in filled)
     padded = torch.stack(filled) if alike else pad_sequence(filled, True, transform.padding)
     mask = np.zeros(padded.shape[:2], dtype=np.bool_)  # of waveforms, in a fraction of torch's time
     for row, value in zip(mask, values, strict=True):
