@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 
 from mmfuse.distributed import saved_buffers
+from mmfuse.training.sharding import ENGINE
 
-_ENGINE: Any = torch.autograd.Variable._execution_engine
 _SYNC = "forward_sync_buffers"
 _ASKS = (  # names of torch that are no promise
     hasattr(torch._C, "_will_engine_execute_node")
     and hasattr(getattr(dist, "Reducer", None), "_autograd_hook")
-    and hasattr(_ENGINE, "queue_callback")
+    and hasattr(ENGINE, "queue_callback")
 )
 _TRAVELS = _SYNC if _SYNC in inspect.signature(nn.parallel.DistributedDataParallel).parameters else "broadcast_buffers"
 
@@ -63,7 +63,7 @@ class Replicas(nn.parallel.DistributedDataParallel):
 
     def _begin(self, _: Tensor) -> None:
         """At the root of the graph: what will get no gradient is ready, or the other processes would wait for it."""
-        _ENGINE.queue_callback(self._leave_out)
+        ENGINE.queue_callback(self._leave_out)
         for place in reversed(range(len(self._nodes))):
             if not torch._C._will_engine_execute_node(self._nodes[place]):
                 self.reducer._autograd_hook(place)
@@ -75,7 +75,7 @@ class Replicas(nn.parallel.DistributedDataParallel):
         used[missing] = 0
         work = dist.all_reduce(used, group=self.process_group, async_op=True)
         if missing:  # else nothing of what is here can be unused everywhere
-            _ENGINE.queue_callback(partial(self._without, used, work, missing))
+            ENGINE.queue_callback(partial(self._without, used, work, missing))
 
     def _without(self, used: Tensor, work: dist.Work, missing: list[int]) -> None:
         """When all gradients are there: as in one process, an optimizer passes over what has none."""
