@@ -13,6 +13,10 @@ from tiny_loader import Number
 pytestmark = pytest.mark.plain
 
 
+IN_FORKS = []  # what a forked process does before all else
+os.register_at_fork(after_in_child=lambda: [act() for act in IN_FORKS])
+
+
 class Slow(Number):
     """Takes its time; the process that reads leaves its number in the sample."""
 
@@ -43,6 +47,16 @@ def test_a_signal_to_the_whole_group_costs_no_batch(signals):
     found = [next(batches)]
     send_from_another_process(signals, [child.pid for child in workers() if child not in before])
     found += batches
+
+    same(found, list(loader_of(transform=Slow())))
+
+
+def test_a_signal_that_comes_while_workers_start_costs_no_batch():
+    IN_FORKS.append(lambda: [os.kill(os.getpid(), number) for number in (signal.SIGTERM, signal.SIGINT)])
+    try:
+        found = list(loader_of(workers=2, transform=Slow()))
+    finally:
+        IN_FORKS.clear()
 
     same(found, list(loader_of(transform=Slow())))
 

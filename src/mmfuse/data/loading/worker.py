@@ -7,7 +7,8 @@ import signal
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -20,6 +21,7 @@ _PID, _SINCE, _COUNT, _ROW, _ROWS = range(5)  # columns of the board
 _LOOK = 5.0  # seconds after which a worker looks whether the main process is there
 _DIES = 1.0  # seconds that a process may take from closing its connections to its end
 _SHOWN = 5  # rows of a batch that are named
+_IGNORED = [getattr(signal, name) for name in ("SIGINT", "SIGUSR1") if hasattr(signal, name)]
 
 
 class Flight:
@@ -111,16 +113,32 @@ class Flight:
         return f"{self._place(line[_ROW])} (its batch: {shown(list(map(self._place, batch)), line[_COUNT])})"
 
 
+@contextmanager
+def holding_signals() -> Iterator[None]:
+    """While workers start: a signal to all processes would end one that cannot outlive it yet.
+
+    It waits: in a worker until it can, in this process until the context ends.
+    """
+    if not hasattr(signal, "sigtimedwait"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, *_IGNORED})  # which a child inherits
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def outlive_signals(_: int) -> None:
     """Let a worker go on when a signal to stop is sent to all processes of a group, as Ctrl-C and torchrun do.
 
     The main process may still need its batches, up to the step after which it saves. The worker ends when that one
     ends it, or is gone.
     """
-    for name in ("SIGINT", "SIGUSR1"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    for number in _IGNORED:
+        signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, "sigtimedwait"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _IGNORED)
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # of all threads, so that one can look who sent it
         threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
 

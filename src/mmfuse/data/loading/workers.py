@@ -12,7 +12,7 @@ from mmfuse.data.loading.ending import hold_workers
 from mmfuse.data.loading.passes import BatchOrder, Pass, PassSampler
 from mmfuse.data.loading.remote import Failure, RemoteTraceback, failure_of
 from mmfuse.data.loading.report import Read
-from mmfuse.data.loading.worker import Flight, outlive_signals
+from mmfuse.data.loading.worker import Flight, holding_signals, outlive_signals
 
 
 class Workers:
@@ -72,7 +72,8 @@ class Workers:
         )
 
     def _watched(self, flight: Flight) -> Iterator[Read]:
-        batches = iter(self._loader)  # starts the workers
+        with holding_signals():
+            batches = iter(self._loader)  # starts the workers
         hold_workers(self._loader, batches)
         flight.watch()
         self._pass = this = object()
